@@ -1,0 +1,1 @@
+"""Durable work: the contract in `base`, the embedded default in `sqlite`."""

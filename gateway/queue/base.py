@@ -1,0 +1,172 @@
+"""The queue's contract: what is durable, who holds it, and how often a delivery ends (once).
+
+Work enters as batches of a job that is still being uploaded, becomes visible as a whole by `seal`, is leased,
+checkpointed and completed. A batch's progress is columns: one byte of `State` a delivery, one number of milliseconds,
+a few `Note`s. The columns are also the receipts, so a delivery cannot have two.
+
+Every method that changes something is durable when it returns. `Lease.attempt` fences: whatever a holder says after
+its batch was leased again is refused with `LeaseLost` and changes nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from array import array
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from gateway.model import Job, Note, Route
+
+
+class QueueError(Exception):
+    """The queue cannot do what was asked of it; the message says what to do."""
+
+
+class QueueFull(QueueError):
+    """More work is queued than the high-water mark allows, or the disk is full. Try again later."""
+
+
+class LeaseLost(QueueError):
+    """Another holder has the batch by now, or the job is gone: forget it."""
+
+
+class NewBatch(msgspec.Struct, frozen=True):
+    """Recipients of one job on one route, as ingest hands them over."""
+
+    id: bytes
+    """16 bytes, `model.new_batch_id`."""
+    route: Route
+    count: int
+    recipients: bytes
+    """The callers' recipient ids, newline-joined; they stay with the receipts."""
+    columns: tuple[bytes, ...]
+    """Target columns, then variable columns, then `registered_at` in UNIX seconds (blank where unknown), each
+    newline-joined; gone once the batch is complete."""
+
+
+class Idempotency(NamedTuple):
+    """An `Idempotency-Key` and what it stands for."""
+
+    key: str
+    """Scoped to the tenant by whoever calls."""
+    fingerprint: bytes
+    """SHA-256 of the request as far as it is known when asked; b"" while a stream has not ended."""
+
+
+class Replay(NamedTuple):
+    """The request was answered before: this was the answer."""
+
+    job_id: str
+    fingerprint: bytes
+    answer: bytes
+
+
+class Twin(enum.Enum):
+    """A request with the same key is being answered right now."""
+
+    IN_FLIGHT = "in flight"
+
+
+class Progress(msgspec.Struct):
+    """The columns of a batch that change. `len(states)` is the batch's count."""
+
+    states: bytearray | memoryview
+    milliseconds: array[int]
+    notes: dict[int, Note]
+
+
+class Lease(msgspec.Struct):
+    """A batch in the hands of one holder."""
+
+    sequence: int
+    """The queue's own number of the batch."""
+    batch_id: bytes
+    attempt: int
+    """Counts leases of this batch: the fencing token."""
+    job: Job
+    route: Route
+    count: int
+    columns: tuple[bytes, ...]
+    """As in `NewBatch`."""
+    progress: Progress
+    """As of the last checkpoint; SENT where a former holder died with a delivery on the wire."""
+
+
+class DeadTarget(NamedTuple):
+    """A service's word that a target is dead."""
+
+    key: bytes
+    """`Provider.registered_key`."""
+    since: float
+    """UNIX seconds: registrations up to then are dead."""
+    reason: str
+
+
+class Room(NamedTuple):
+    """What a holder can take."""
+
+    batches: int
+    per_route: int
+    closed: Collection[Route]
+    """Routes that take nothing now."""
+    held: dict[Route, int]
+    """Batches already held, counted against `per_route`."""
+
+
+class Queue(Protocol):
+    """See the module's docstring. All instants are UNIX seconds."""
+
+    async def begin(self, job: Job, idempotency: Idempotency | None) -> Replay | Twin | None:
+        """Open a job for upload. None: go on; it is invisible until `seal`."""
+
+    async def put(self, job_id: str, batches: Sequence[NewBatch]) -> None:
+        """Add batches to a job that is being uploaded.
+
+        Raises:
+            QueueFull: nothing of these batches is stored.
+        """
+
+    async def seal(self, job_id: str, batches: Sequence[NewBatch], fingerprint: bytes, answer: bytes) -> None:
+        """Add the last batches and make the whole job visible, in one transaction. `answer` is kept for repeats."""
+
+    async def abandon(self, job_id: str) -> None:
+        """Forget a job that was not sealed, and free its idempotency key."""
+
+    async def lease(self, room: Room, now: float) -> list[Lease]:
+        """Take batches that are due: by lane first, then by due time, fairly over the routes that have any."""
+
+    async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
+        """Store the columns so far and extend the lease.
+
+        Raises:
+            LeaseLost: as all methods that take a lease.
+        """
+
+    async def complete(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
+        """Store the columns, all of them terminal, and remove the work, in one transaction."""
+
+    async def defer(self, lease: Lease, until: float, dead: Sequence[DeadTarget], now: float) -> None:
+        """Store the columns and give the batch back; nobody gets it before `until`."""
+
+    async def cancel(self, job_id: str, now: float) -> bool:
+        """Mark a job as cancelled: what is not sent becomes `cancelled`. False if there is no such job."""
+
+    async def cancelled(self, after: int) -> tuple[int, list[str]]:
+        """Ids of jobs cancelled since cursor `after`, and the next cursor."""
+
+    async def dead_targets(self, route: Route, keys: Sequence[bytes]) -> dict[bytes, DeadTarget]:
+        """Which of these targets are known to be dead."""
+
+    async def depth(self) -> Depth:
+        """How much work is stored."""
+
+
+class Depth(NamedTuple):
+    """Work that is stored and not complete."""
+
+    batches: int
+    deliveries: int
+    oldest_due: float | None
+    """UNIX seconds of the longest due batch that nobody holds."""
