@@ -93,6 +93,8 @@ class Note(msgspec.Struct, array_like=True, gc=False):
     provider_id: str = ""
     retry_at: float = 0.0
     """UNIX seconds before which a PENDING one is not to be tried again."""
+    unanswered: int = 0
+    """How many of the attempts got no answer: each may have reached the device."""
 
 
 def new_job_id() -> str:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Headers = tuple[tuple[bytes, bytes], ...]
 """Header fields in order; names in lower case."""
@@ -201,7 +201,7 @@ class Credential(Protocol):
         """The request to make now, if any: one is due ahead of expiry, while `headers` still works."""
 
     def exchanged(self, status: int, headers: Headers, body: bytes, now: float) -> Outcome:
-        """Takes the answer of `exchange`: ACCEPTED, UNAVAILABLE (try again later) or CREDENTIAL (an operator has to)."""
+        """Takes the answer of `exchange`: ACCEPTED, UNAVAILABLE (try again later) or CREDENTIAL (for an operator)."""
 
     def renew(self, now: float) -> None:
         """Drop what was minted, after an outcome with `remint`; the next `headers` or `exchange` mints anew."""
@@ -212,7 +212,7 @@ class ProviderSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    endpoint: str | None = None
+    endpoint: str | None = Field(default=None, pattern=r"^https://[A-Za-z0-9.:\[\]-]+$")
     """Instead of the service's own address: a simulator, a proxy, a test server. `https://host[:port]`."""
     ca_file: str | None = None
     """PEM file of certificate authorities to trust for this endpoint instead of the system's."""

@@ -92,6 +92,8 @@ class Lease(msgspec.Struct):
     """As in `NewBatch`."""
     progress: Progress
     """As of the last checkpoint; SENT where a former holder died with a delivery on the wire."""
+    crashes: int = 0
+    """How many holders died, or fell silent, with this batch in their hands."""
 
 
 class DeadTarget(NamedTuple):
@@ -118,6 +120,16 @@ class Room(NamedTuple):
 class Queue(Protocol):
     """See the module's docstring. All instants are UNIX seconds."""
 
+    async def open(self) -> None:
+        """Get ready, and give back what the dead were holding.
+
+        Raises:
+            QueueError: naming what is wrong and what to do.
+        """
+
+    async def close(self) -> None:
+        """Give back what is still held and let go of everything. Holders must have stopped."""
+
     async def begin(self, job: Job, idempotency: Idempotency | None) -> Replay | Twin | None:
         """Open a job for upload. None: go on; it is invisible until `seal`."""
 
@@ -131,11 +143,24 @@ class Queue(Protocol):
     async def seal(self, job_id: str, batches: Sequence[NewBatch], fingerprint: bytes, answer: bytes) -> None:
         """Add the last batches and make the whole job visible, in one transaction. `answer` is kept for repeats."""
 
+    async def submit(
+        self, job: Job, idempotency: Idempotency | None, batches: Sequence[NewBatch], answer: bytes
+    ) -> Replay | Twin | None:
+        """`begin` and `seal` in one transaction, for a job that is known whole. None: it is stored and visible.
+
+        Raises:
+            QueueFull: nothing of the job is stored, and its idempotency key is free.
+        """
+
     async def abandon(self, job_id: str) -> None:
         """Forget a job that was not sealed, and free its idempotency key."""
 
     async def lease(self, room: Room, now: float) -> list[Lease]:
-        """Take batches that are due: by lane first, then by due time, fairly over the routes that have any."""
+        """Take batches that are due: by lane first, then by due time, fairly over the routes that have any.
+
+        `progress.states` of a lease is valid until the batch is given back or lost; take it from the lease each
+        time instead of keeping it.
+        """
 
     async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
         """Store the columns so far and extend the lease.
@@ -155,6 +180,12 @@ class Queue(Protocol):
 
     async def cancelled(self, after: int) -> tuple[int, list[str]]:
         """Ids of jobs cancelled since cursor `after`, and the next cursor."""
+
+    async def recover(self, now: float) -> None:
+        """Give back what dead processes hold, and forget what they were uploading. At any time, by any process."""
+
+    async def maintain(self, now: float) -> None:
+        """`recover`, and the upkeep that is due; to be called every some seconds by each process."""
 
     async def dead_targets(self, route: Route, keys: Sequence[bytes]) -> dict[bytes, DeadTarget]:
         """Which of these targets are known to be dead."""

@@ -1,0 +1,44 @@
+"""Apple Push Notification service: https://developer.apple.com/documentation/usernotifications"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from providers.apns import auth, request
+from providers.apns.settings import HOSTS, ApnsSettings
+from providers.base import Credential, Message, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
+
+
+class Apns:
+    """A `Provider`."""
+
+    name = "apns"
+    settings: type[ProviderSettings] = ApnsSettings
+    target_columns = 1
+    default_rate: float | None = None
+    default_connections = 4
+
+    def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
+        return request.targets(recipients)
+
+    def registered_key(self, origin: str, targets: tuple[bytes, ...]) -> bytes:
+        return targets[0]
+
+    def check(self, message: Message, terms: Terms, settings: ProviderSettings) -> list[Problem]:
+        assert isinstance(settings, ApnsSettings)
+        return request.check(message, terms, settings)
+
+    def endpoint(self, settings: ProviderSettings) -> str:
+        assert isinstance(settings, ApnsSettings)
+        return settings.endpoint or HOSTS[settings.environment]
+
+    def compile(self, message: Message, terms: Terms, settings: ProviderSettings, origin: str) -> Plan:
+        assert isinstance(settings, ApnsSettings)
+        return request.ApnsPlan(message, terms, settings, origin)
+
+    def credential(self, settings: ProviderSettings) -> Credential:
+        assert isinstance(settings, ApnsSettings)
+        return auth.credential(settings)
+
+
+provider = Apns()

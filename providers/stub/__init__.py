@@ -1,0 +1,48 @@
+"""The smallest whole provider: the one to copy.
+
+To add a push service, copy this folder, give each file the service's own rules (what belongs where is said at the top
+of each), add one line to the table in `providers/__init__.py`, a field for its block to `Message` in
+`providers/base.py`, a simulator of it in `bench/simulators/`, and tests in `tests/providers/`. Nothing else has to
+know about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from providers.base import Credential, Message, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
+from providers.stub import request
+from providers.stub.auth import BearerKey
+from providers.stub.settings import ENDPOINT, StubSettings
+
+
+class Stub:
+    """A `Provider` for a service of the simplest kind."""
+
+    name = "stub"
+    settings: type[ProviderSettings] = StubSettings
+    target_columns = 1
+    default_rate: float | None = None
+    default_connections = 2
+
+    def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
+        return request.targets(recipients)
+
+    def registered_key(self, origin: str, targets: tuple[bytes, ...]) -> bytes:
+        return targets[0]
+
+    def check(self, message: Message, terms: Terms, settings: ProviderSettings) -> list[Problem]:
+        return request.check(message)
+
+    def endpoint(self, settings: ProviderSettings) -> str:
+        return settings.endpoint or ENDPOINT
+
+    def compile(self, message: Message, terms: Terms, settings: ProviderSettings, origin: str) -> Plan:
+        return request.StubPlan(message, terms, origin)
+
+    def credential(self, settings: ProviderSettings) -> Credential:
+        assert isinstance(settings, StubSettings)
+        return BearerKey(settings)
+
+
+provider = Stub()

@@ -1,0 +1,54 @@
+# Everything lives in .venv; `make help` lists what there is.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.complete
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types check format lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## install everything, by the hashes of the lock file, into .venv
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Carillon needs Python 3.11 or later; name one with: make PYTHON=/path/to/python3"; exit 1; }
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" .venv && \
+		uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock && \
+		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
+	else \
+		$(PYTHON) -m venv .venv && \
+		$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock && \
+		$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
+	fi
+	@touch $@
+
+demo: setup ## a campaign of 100,000 recipients through simulators of three services, with its ledger
+	@$(BIN)/carillon demo
+
+test: setup ## the tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: setup ## ruff: style and mistakes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+check: lint types test ## all that has to pass before a commit
+
+format: setup ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## resolve the dependencies anew (needs uv); versions and hashes only
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--no-annotate --upgrade pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--no-annotate --upgrade --extra dev pyproject.toml -o requirements-dev.lock
+
+clean: ## remove what setup, tests and demos made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

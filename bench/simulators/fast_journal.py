@@ -1,0 +1,129 @@
+"""What a fast simulator saw: raw header blocks and bodies, decoded only when somebody asks for a ledger."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from . import frames
+from .header_reader import Field, HeaderReader
+from .journal import printable_counts
+from .message import Request
+
+
+class Recording:
+    """A connection's frames as they came, and what was decoded of them so far."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._headers: list[bytes] = []
+        self._bodies: list[bytes] = []
+        self._done: list[bytes] = []
+        self._reader = HeaderReader()
+        self._open: dict[int, tuple[list[Field], bytearray]] = {}
+        self.requests = 0
+
+    def add(self, headers: list[bytes], bodies: list[bytes], done: list[bytes]) -> None:
+        """One read's HEADERS and CONTINUATION frames, DATA frames, and ids of streams that ended.
+
+        Joined, so that a read costs an object each instead of one a request.
+        """
+        self._headers.append(b"".join(headers))
+        self._bodies.append(b"".join(bodies))
+        self._done.append(b"".join(done))
+        self.requests += len(done)
+
+    def decode(self) -> Iterator[tuple[int, Request]]:
+        """Stream and request of what ended since the last time, in the order in which answers were made."""
+        headers, self._headers = self._headers, []
+        bodies, self._bodies = self._bodies, []
+        done, self._done = self._done, []
+        block = b""
+        for _, flags, stream, payload in _frames(b"".join(headers)):
+            block += payload
+            if flags & frames.END_HEADERS:
+                opened = self._open.setdefault(stream, ([], bytearray()))
+                opened[0].extend(self._reader.read(block))
+                block = b""
+        for _, _, stream, payload in _frames(b"".join(bodies)):
+            self._open[stream][1].extend(payload)
+        ended = b"".join(done)
+        for place in range(0, len(ended), 4):
+            stream = int.from_bytes(ended[place : place + 4], "big")
+            fields, body = self._open.pop(stream)
+            yield stream, Request.of(fields, bytes(body))
+
+
+def _frames(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Type, flags, stream and payload, without padding and priority."""
+    position, end = 0, len(data)
+    while position < end:
+        kind, flags, stream = frames.HEAD.unpack_from(data, position)
+        start, position = position + 9, position + 9 + (kind >> 8)
+        kind &= 0xFF
+        payload = data[start:position]
+        if flags & frames.PADDED and kind != frames.CONTINUATION:
+            payload = payload[1 : len(payload) - payload[0]]
+        if flags & frames.WITH_PRIORITY and kind == frames.HEADERS:
+            payload = payload[5:]
+        yield kind, flags, stream, payload
+
+
+class FastJournal:
+    """Journal of a fast simulator (see `journal.Journal`).
+
+    Args:
+        key: A request's ledger key.
+        keeps_bodies: Whether the key is in the body.
+    """
+
+    def __init__(self, key: Callable[[Request], bytes], *, keeps_bodies: bool) -> None:
+        self.keeps_bodies = keeps_bodies
+        self._key = key
+        self._recordings: list[Recording] = []
+        self._status: Callable[[int, int], int] = lambda connection, stream: 200
+        self._forgotten = 0
+        self._seen: Counter[bytes] = Counter()
+        self._accepted: Counter[bytes] = Counter()
+        self._statuses: Counter[int] = Counter()
+
+    def record(self) -> Recording:
+        """A recording for a new connection."""
+        recording = Recording(len(self._recordings) + 1)
+        self._recordings.append(recording)
+        return recording
+
+    def decide(self, status: Callable[[int, int], int]) -> None:
+        """From now on a (connection, stream)'s status follows from this; storing it would cost a request."""
+        self._decode()
+        self._status = status
+
+    def reset(self) -> None:
+        self._decode()
+        self._forgotten = sum(recording.requests for recording in self._recordings)
+        for counter in (self._seen, self._accepted, self._statuses):
+            counter.clear()
+
+    def _decode(self) -> None:
+        for recording in self._recordings:
+            for stream, request in recording.decode():
+                key, status = self._key(request), self._status(recording.number, stream)
+                self._seen[key] += 1
+                self._statuses[status] += 1
+                if 200 <= status < 300:
+                    self._accepted[key] += 1
+
+    def counts(self) -> dict[str, int]:
+        self._decode()
+        return printable_counts(self._seen)
+
+    def accepted(self) -> dict[str, int]:
+        self._decode()
+        return printable_counts(self._accepted)
+
+    def statuses(self) -> dict[int, int]:
+        self._decode()
+        return dict(self._statuses)
+
+    def __len__(self) -> int:
+        return sum(recording.requests for recording in self._recordings) - self._forgotten

@@ -1,0 +1,361 @@
+"""Leases batches for the routes that have room, and completes them; the clock of everything below it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, NamedTuple
+
+import structlog
+
+from gateway.credentials.store import CredentialStore
+from gateway.dispatch.boarding import Plans, board
+from gateway.dispatch.breaker import Breaker
+from gateway.dispatch.breaker import Cause as HoldCause
+from gateway.dispatch.exchanges import Exchanges
+from gateway.dispatch.flight import Flight
+from gateway.dispatch.governor import Governor
+from gateway.dispatch.retry import Limits
+from gateway.dispatch.sender import Sender
+from gateway.http2.pool import Address, Pool, tls_context
+from gateway.model import Route
+from gateway.observe.health import Readiness
+from gateway.observe.metrics import Cause, ConnectionState, Metrics
+from gateway.queue.base import Lease, LeaseLost, Queue, QueueError, QueueFull, Room
+from gateway.settings import Settings
+from providers import PROVIDERS
+from providers.base import ProviderSettings
+
+TICK = 0.1
+"""Seconds between looks at retries, expiries, deadlines and growth."""
+
+POLL = 0.1
+"""Seconds between leases while nothing in this process says that there is work: other workers' uploads, due times."""
+
+MAX_BATCHES = 192
+"""Held at a time by one worker, over all routes: about 0.5 MiB each while they fly."""
+
+TAIL_CHECKPOINT = 2.0
+"""Seconds between checkpoints of a batch with nothing left but retries, so that its receipts can be read."""
+
+IDLE_SENDER = 300.0
+"""Seconds without work after which a route's connections are closed."""
+
+UNCONFIGURED_DEFER = 60.0
+STORE_RETRY = 1.0
+
+log = structlog.get_logger()
+
+
+class _Way(NamedTuple):
+    """What a route needs that does not change."""
+
+    settings: ProviderSettings
+    tls: ssl.SSLContext
+
+
+class Dispatcher:
+    """One worker's dispatch. `run` until cancelled, or `drain` first."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        queue: Queue,
+        credentials: CredentialStore,
+        metrics: Metrics,
+        readiness: Readiness,
+        *,
+        busy: Callable[[], float] = lambda: 0.0,
+        jitter: random.Random | None = None,
+    ) -> None:
+        """`busy` is the share of a core this process uses, see `Pool`."""
+        self._settings = settings
+        self._queue = queue
+        self._credentials = credentials
+        self._metrics = metrics
+        self._readiness = readiness
+        self._busy = busy
+        self._jitter = jitter or random.Random()
+        self._loop = asyncio.get_running_loop()
+        self._ways: Mapping[tuple[str, str], _Way] = {
+            key: _Way(block, tls_context(block.ca_file, self._credential(*key).client_certificate))
+            for key, block in settings.blocks().items()
+        }
+        self._exchanges = Exchanges(
+            (
+                (f"{app}/{name}", credential, self._ways[app, name].tls)
+                for (app, name), credential in credentials.items()
+            ),
+            readiness,
+            self._wake_senders,
+        )
+        self._limits = Limits(
+            settings.dispatch.max_attempts, settings.dispatch.backoff_base, settings.dispatch.backoff_cap
+        )
+        self._senders: dict[Route, Sender] = {}
+        self._last_used: dict[Route, float] = {}
+        self._plans = Plans()
+        self._cancelled: set[str] = set()
+        self._cancel_cursor = 0
+        self._work = asyncio.Event()
+        self._draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _credential(self, app: str, provider: str) -> Any:
+        credential = self._credentials.get(app, provider)
+        assert credential is not None, "settings and credentials come from one configuration"
+        return credential
+
+    def wake(self) -> None:
+        """There is new work in the queue."""
+        self._work.set()
+
+    def sample(self) -> None:
+        """Set the gauges; to be called about once a second."""
+        by_way: dict[tuple[str, str], list[Sender]] = {key: [] for key in self._ways}
+        for route, sender in self._senders.items():
+            by_way[route.app, route.provider].append(sender)
+        for (app, provider), senders in by_way.items():
+            metrics = self._metrics.route(app, provider)
+            counts = [sender.pool.counts() for sender in senders]
+            metrics.in_flight(sum(sender.load().on_wire for sender in senders))
+            metrics.connections(ConnectionState.CONNECTING, sum(count.dialling for count in counts))
+            metrics.connections(ConnectionState.OPEN, sum(count.open for count in counts))
+            metrics.connections(ConnectionState.DRAINING, sum(count.draining for count in counts))
+            causes = [sender.breaker.cause for sender in senders]
+            broken = sum(cause in (HoldCause.CREDENTIAL, HoldCause.MISCONFIGURED) for cause in causes)
+            metrics.stopped(Cause.MISCONFIGURED, broken)
+            metrics.stopped(Cause.HELD, sum(cause is not None for cause in causes) - broken)
+
+    # Running
+
+    async def run(self) -> None:
+        """Dispatch until cancelled."""
+        self._cancel_cursor, ids = await self._queue.cancelled(0)
+        self._cancelled.update(ids)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._lease_for_ever())
+            group.create_task(self._tick_for_ever())
+            group.create_task(self._follow_cancellations())
+
+    async def drain(self, deadline: float) -> None:
+        """Stop leasing and sending, let open requests finish for `deadline` seconds, give the rest back."""
+        self._draining = True
+        for sender in self._senders.values():
+            sender.stopped = True
+        await asyncio.gather(*(sender.pool.close(deadline) for sender in self._senders.values()))
+        for sender in self._senders.values():
+            for flight in list(sender.flights):
+                if flight.left:
+                    self._spawn(self._give_back(sender, flight, time.time()))
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._exchanges.close()
+
+    async def _lease_for_ever(self) -> None:
+        while True:
+            self._work.clear()
+            try:
+                leased = await self._lease()
+            except QueueError as error:
+                self._readiness.report("queue", False, str(error))
+                log.warning("queue.lease_failed", reason=str(error))
+                await asyncio.sleep(STORE_RETRY)
+                continue
+            if not leased:
+                try:
+                    async with asyncio.timeout(POLL):
+                        await self._work.wait()
+                except TimeoutError:
+                    pass
+
+    async def _lease(self) -> bool:
+        room = self._room()
+        if room.batches <= 0 or self._draining:
+            return False
+        leases = await self._queue.lease(room, time.time())
+        for lease in leases:
+            await self._launch(lease)
+        return len(leases) > 0
+
+    def _room(self) -> Room:
+        now = self._loop.time()
+        held: dict[Route, int] = {}
+        for route, sender in self._senders.items():
+            if sender.flights:
+                held[route] = len(sender.flights)
+        return Room(
+            batches=MAX_BATCHES - sum(held.values()),
+            per_route=self._settings.dispatch.batches_per_route,
+            closed=[route for route, sender in self._senders.items() if sender.breaker.held(now)],
+            held=held,
+        )
+
+    async def _launch(self, lease: Lease) -> None:
+        route = lease.route
+        way = self._ways.get((route.app, route.provider))
+        if way is None:
+            await self._defer_unconfigured(lease)
+            return
+        sender = self._senders.get(route) or self._open_sender(route, way)
+        self._last_used[route] = self._loop.time()
+        plan = self._plans.get(lease, sender.provider, way.settings, sender.origin)
+        now, wall = self._loop.time(), time.time()
+        flight = await board(lease, plan, sender.provider, self._queue, now, wall, self._cancelled.__contains__)
+        sender.add(flight)
+        if sender.backlog:
+            sender.pool.wake()
+
+    def _open_sender(self, route: Route, way: _Way) -> Sender:
+        provider = PROVIDERS[route.provider]
+        origin = route.origin or provider.endpoint(way.settings)
+        rate = way.settings.rate if way.settings.rate is not None else provider.default_rate
+        sender = self._senders[route] = Sender(
+            route,
+            provider,
+            origin,
+            self._credential(route.app, route.provider),
+            governor=Governor(None if rate is None else rate / self._settings.workers, self._loop.time()),
+            breaker=Breaker(self._settings.dispatch.max_dead_share),
+            limits=self._limits,
+            metrics=self._metrics,
+            finished=self._finished,
+            jitter=self._jitter,
+        )
+        sender.pool = Pool(
+            Address.of(origin),
+            way.tls,
+            sender,
+            sender,
+            limit=way.settings.connections or provider.default_connections,
+            request_timeout=self._settings.dispatch.request_timeout,
+            connect_timeout=self._settings.dispatch.connect_timeout,
+            busy=self._busy,
+            jitter=self._jitter,
+        )
+        return sender
+
+    # The end of a batch
+
+    def _finished(self, flight: Flight) -> None:
+        """Called by a sender in the middle of a read: what takes time happens in a task, one a batch."""
+        sender = self._senders[flight.lease.route]
+        if flight in sender.flights:
+            sender.remove(flight)
+            self._spawn(self._complete(sender, flight))
+
+    async def _complete(self, sender: Sender, flight: Flight) -> None:
+        dead = [] if sender.breaker.suspicious else flight.dead
+        if await self._store(lambda: self._queue.complete(flight.lease, dead, time.time())):
+            metrics = self._metrics.lane(flight.job.app, sender.route.provider, flight.job.lane)
+            metrics.completed(bytes(flight.states))
+            metrics.answers.observe_many(flight.milliseconds)
+            if dead:
+                self._metrics.route(flight.job.app, sender.route.provider).invalid_tokens(len(dead))
+        self._last_used[sender.route] = self._loop.time()
+        if len(sender.flights) <= self._settings.dispatch.batches_per_route // 2:
+            self._work.set()
+
+    async def _give_back(self, sender: Sender, flight: Flight, until: float) -> None:
+        sender.remove(flight)
+        dead = [] if sender.breaker.suspicious else flight.dead
+        await self._store(lambda: self._queue.defer(flight.lease, until, dead, time.time()))
+
+    async def _checkpoint(self, sender: Sender, flight: Flight) -> None:
+        flight.checkpointed_at = self._loop.time()
+        dead, flight.dead = ([] if sender.breaker.suspicious else flight.dead), []
+        if not await self._store(lambda: self._queue.checkpoint(flight.lease, dead, time.time())):
+            sender.remove(flight)
+
+    async def _store(self, operation: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Carry out a change of the queue, again and again while the disk is full. False: the lease is lost."""
+        while True:
+            try:
+                await operation()
+            except LeaseLost:
+                log.warning("queue.lease_lost")
+                return False
+            except QueueFull as error:
+                self._readiness.report("queue", False, str(error))
+                await asyncio.sleep(STORE_RETRY)
+            else:
+                self._readiness.report("queue", True)
+                return True
+
+    async def _defer_unconfigured(self, lease: Lease) -> None:
+        name = f"{lease.route.app}/{lease.route.provider}"
+        self._readiness.report(
+            f"route {name}", False, "jobs wait for a route that the configuration no longer has: add it, or cancel them"
+        )
+        now = time.time()
+        await self._store(lambda: self._queue.defer(lease, now + UNCONFIGURED_DEFER, [], now))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # The clock
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            now, wall = self._loop.time(), time.time()
+            self._exchanges.tick(now, wall)
+            for sender in list(self._senders.values()):
+                sender.tick(now, wall)
+                self._look_after(sender, now)
+            await asyncio.sleep(TICK)
+
+    def _look_after(self, sender: Sender, now: float) -> None:
+        """Put off what waits for long, extend leases, report holds, close what is idle."""
+        if self._draining:
+            return
+        for flight, wait in sender.deferrable(now):
+            self._spawn(self._give_back(sender, flight, time.time() + wait))
+        renewal = self._settings.queue.lease_seconds / 3
+        for flight in sender.flights:
+            interval = TAIL_CHECKPOINT if flight.idle else renewal
+            if now - flight.checkpointed_at > interval:
+                self._spawn(self._checkpoint(sender, flight))
+        self._report(sender)
+        idle = not sender.flights and now - self._last_used.get(sender.route, now) > IDLE_SENDER
+        if idle:
+            del self._senders[sender.route]
+            self._spawn(sender.pool.close(0.0))
+
+    def _report(self, sender: Sender) -> None:
+        route, breaker = sender.route, sender.breaker
+        name = f"route {route.app}/{route.provider}" + (f" {route.origin}" if route.origin else "")
+        if breaker.cause is not None:
+            self._readiness.report(name, False, f"{breaker.cause.value}: {breaker.reason}; {_ADVICE[breaker.cause]}")
+        elif sender.pool.failure is not None:
+            self._readiness.report(name, False, f"cannot connect: {sender.pool.failure.detail}; jobs wait")
+        else:
+            self._readiness.forget(name)
+
+    async def _follow_cancellations(self) -> None:
+        while True:
+            await asyncio.sleep(POLL * 2)
+            try:
+                self._cancel_cursor, ids = await self._queue.cancelled(self._cancel_cursor)
+            except QueueError:
+                continue
+            self._cancelled.update(ids)
+            for sender in self._senders.values():
+                for job_id in ids:
+                    sender.cancel(job_id)
+
+    def _wake_senders(self) -> None:
+        for sender in self._senders.values():
+            sender.pool.wake()
+
+
+_ADVICE = {
+    HoldCause.UNAVAILABLE: "jobs wait, and one request at a time tries whether it is back",
+    HoldCause.THROTTLED: "jobs wait as the service asked",
+    HoldCause.CREDENTIAL: "jobs wait; check the credential with `carillon doctor`",
+    HoldCause.MISCONFIGURED: "jobs wait and no token is invalidated; check environment, topic and project",
+}

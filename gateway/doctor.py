@@ -1,0 +1,231 @@
+"""`carillon doctor`: looks at everything that has to be right before a notification can leave, and says what to do.
+
+Each check yields findings and raises nothing. Endpoints are only connected to (TCP, verified TLS, ALPN `h2`) and asked
+for `/`, for the sake of the `Date` in the answer; nothing is sent in an app's name.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+from cryptography import x509
+
+from gateway.credentials import CredentialsError, CredentialStore
+from gateway.probe import ProbeFailed, Target, probe
+from gateway.settings import Settings, SettingsError, load
+from providers import PROVIDERS
+
+MIB = 2**20
+LITTLE_SPACE = 1024 * MIB
+"""About two million queued deliveries with their receipts."""
+NO_SPACE = 128 * MIB
+FEW_FILES = 4096
+"""Descriptors of a worker: connections to services and callers, the queue's files, and room."""
+DAY = 86400
+NEXT_WEEKS = 30 * DAY
+TOLERABLE_SKEW = 30.0
+INTOLERABLE_SKEW = 300.0
+"""Services refuse signatures from the future or an hour old; five minutes leave room for neither."""
+RELEASED = 1_767_225_600
+"""2026-01-01: a clock that shows less was never set."""
+
+WAL_RESET_FIXED = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
+"""SQLite loses committed pages in a race of writer and checkpoint before these (newest, and back-ported)."""
+
+
+class Level(StrEnum):
+    """How a finding is to be taken."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+class Finding(NamedTuple):
+    """What a check found."""
+
+    check: str
+    level: Level
+    detail: str
+    remedy: str = ""
+    """What to do; "" if there is nothing to do."""
+
+
+def examine(path: Path | None, environ: Mapping[str, str], timeout: float = 5.0) -> Iterator[Finding]:
+    """Run all checks. What cannot be checked without a valid configuration is left out when there is none."""
+    yield from machine()
+    try:
+        settings = load(path, environ)
+    except SettingsError as error:
+        for problem in error.problems:
+            yield Finding("configuration", Level.FAILED, f"{problem.key}: {problem.detail}", f"edit {error.source}")
+        return
+    yield from configuration(settings, path)
+    yield from storage(settings)
+    yield from listener(settings)
+    credentials = _CredentialCheck(settings)
+    yield from credentials.findings(time.time())
+    yield from network(credentials.targets, timeout)
+
+
+def machine() -> Iterator[Finding]:
+    """The clock by itself, SQLite, and limits of the process."""
+    if time.time() < RELEASED:
+        remedy = "set the clock, and keep it set with an NTP client"
+        yield Finding("clock", Level.FAILED, f"it shows {time.strftime('%Y-%m-%d')}", remedy)
+    yield sqlite(apsw.sqlite_lib_version())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < FEW_FILES:
+        detail = f"a process may open {soft} files, which is few for many connections"
+        yield Finding("file descriptors", Level.WARNING, detail, f"ulimit -n {min(hard, 65536)}, or LimitNOFILE=")
+    else:
+        yield Finding("file descriptors", Level.OK, f"{soft} per process")
+
+
+def sqlite(version: str) -> Finding:
+    """Whether this SQLite keeps what it committed."""
+    number = tuple(int(part) for part in version.split("."))
+    newest = WAL_RESET_FIXED[0]
+    if number >= newest or any(number[:2] == fixed[:2] and number >= fixed for fixed in WAL_RESET_FIXED):
+        return Finding("sqlite", Level.OK, version)
+    remedy = "install the apsw of requirements.lock, which brings its own SQLite"
+    return Finding("sqlite", Level.FAILED, f"{version} can lose committed pages of a log that is reset", remedy)
+
+
+def configuration(settings: Settings, path: Path | None) -> Iterator[Finding]:
+    """What is configured, as far as the gateway understands it."""
+    blocks = settings.blocks()
+    if not blocks:
+        yield Finding("configuration", Level.WARNING, "no app has a provider", "add a block such as [apps.shop.apns]")
+    else:
+        names = ", ".join(f"{app}/{provider}" for app, provider in blocks)
+        yield Finding("configuration", Level.OK, f"{path or 'environment'}: {names}")
+    for (app, provider), block in blocks.items():
+        for name, value in block:
+            if name.endswith("_file") and name != "ca_file" and value is not None:
+                yield from _private(f"{app}/{provider}", Path(str(value)))
+
+
+def _private(subject: str, path: Path) -> Iterator[Finding]:
+    """Whether a key file is its owner's alone. Whether it can be read at all is found when it is loaded."""
+    if path.is_file() and path.stat().st_mode & 0o077:
+        yield Finding("keys", Level.WARNING, f"{subject}: {path} can be read by others", f"chmod 600 {path}")
+
+
+def storage(settings: Settings) -> Iterator[Finding]:
+    """Whether the data folder takes durable writes, and for how long."""
+    folder = settings.data
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"carillon")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        remedy = "give the gateway's user a writable folder, and name it with queue.path"
+        yield Finding("data folder", Level.FAILED, f"{folder} cannot be written: {error.strerror}", remedy)
+        return
+    free = shutil.disk_usage(folder).free
+    level = Level.FAILED if free < NO_SPACE else Level.WARNING if free < LITTLE_SPACE else Level.OK
+    remedy = "" if level is Level.OK else "free some, or shorten queue.retention"
+    yield Finding("data folder", level, f"{folder} is writable, {free // MIB:,} MiB free", remedy)
+
+
+def listener(settings: Settings) -> Iterator[Finding]:
+    """Whether the port can be had. A gateway that is already running has it, which is no fault."""
+    host, port = settings.http.host, settings.http.port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+    except OSError as error:
+        remedy = "if no gateway is running here yet, choose another http.host or http.port"
+        detail = f"{host}:{port} cannot be listened on: {error.strerror}"
+        yield Finding("listener", Level.WARNING, detail, remedy)
+    else:
+        yield Finding("listener", Level.OK, f"{host}:{port} is free")
+
+
+class _CredentialCheck:
+    """Loads what signs, has it sign, and learns on the way where it would be sent to."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._blocks = settings.blocks()
+        self.targets: set[Target] = set()
+
+    def findings(self, now: float) -> Iterator[Finding]:
+        for key, block in self._blocks.items():
+            try:
+                store = CredentialStore({key: block})
+            except CredentialsError as error:
+                for problem in error.problems:
+                    yield Finding("credential", Level.FAILED, f"{problem.key}: {problem.detail}", "see the sentence")
+                continue
+            for (app, provider), credential in store.items():
+                subject = f"{app}/{provider}"
+                endpoint = PROVIDERS[provider].endpoint(block)
+                if endpoint:
+                    self.targets.add(Target(endpoint, block.ca_file, credential.client_certificate))
+                if exchange := credential.exchange(now):
+                    self.targets.add(Target("/".join(exchange.url.split("/")[:3]), block.ca_file, None))
+                if credential.client_certificate:
+                    yield validity(subject, Path(credential.client_certificate[0]), now)
+                yield Finding("credential", Level.OK, f"{subject}: signs as {credential.fingerprint}")
+
+
+def validity(subject: str, path: Path, now: float) -> Finding:
+    """Whether a client certificate is valid now, and for the next weeks."""
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now < begins.timestamp():
+        remedy = "check this machine's clock"
+        return Finding("certificate", Level.FAILED, f"{subject}: {path} is not valid before {begins:%Y-%m-%d}", remedy)
+    if now > ends.timestamp():
+        remedy = "have a new one issued; the service refuses this one"
+        return Finding("certificate", Level.FAILED, f"{subject}: {path} ended on {ends:%Y-%m-%d}", remedy)
+    if ends.timestamp() - now < NEXT_WEEKS:
+        remedy = "have a new one issued before that day"
+        return Finding("certificate", Level.WARNING, f"{subject}: {path} ends on {ends:%Y-%m-%d}", remedy)
+    return Finding("certificate", Level.OK, f"{subject}: {path} is valid until {ends:%Y-%m-%d}")
+
+
+def network(targets: set[Target], timeout: float) -> Iterator[Finding]:
+    """Whether each endpoint is reached as the gateway would reach it, and what it thinks of our clock."""
+    skews = []
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        attempts = [(t, pool.submit(probe, t, timeout)) for t in sorted(targets, key=lambda t: t.origin)]
+        for target, attempt in attempts:
+            try:
+                reached = attempt.result()
+            except ProbeFailed as error:
+                yield Finding("endpoint", Level.FAILED, f"{target.origin}: {error.detail}", error.remedy)
+                continue
+            detail = f"{target.origin}: {reached.tls}, h2, connected in {reached.seconds * 1000:.0f} ms"
+            yield Finding("endpoint", Level.OK, detail)
+            if reached.skew is not None:
+                skews.append(reached.skew)
+    if skews:
+        yield clock(min(skews, key=abs))
+
+
+def clock(skew: float) -> Finding:
+    """What the endpoints' `Date` says: `skew` is our time minus theirs, of the one that agrees best."""
+    detail = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the push services"
+    if abs(skew) < TOLERABLE_SKEW:
+        return Finding("clock", Level.OK, detail)
+    level = Level.FAILED if abs(skew) > INTOLERABLE_SKEW else Level.WARNING
+    return Finding("clock", level, detail, "run an NTP client; services refuse signatures dated wrongly")

@@ -1,0 +1,236 @@
+"""Header compression for requests that share a head (RFC 7541).
+
+Of each request most fields are the same as of the one before. They enter the peer's dynamic table with the first
+request of a head and cost one byte afterwards; what varies is sent as literals without indexing, so it never churns
+the table. An index shifts with every insertion, so whatever was cut out of a head (`Cut`) is good for one
+`generation` of the table only.
+
+Answers are decoded with our table size at zero, which makes a header block a pure function of its bytes; the library
+`hpack` does it, and what it said is remembered for blocks that come again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import hpack
+from hpack.table import HeaderTable
+
+from providers.base import Head, Headers
+
+ENTRY_OVERHEAD = 32
+"""What RFC 7541 section 4.1 adds to the length of a name and its value."""
+
+OUR_TABLE_LIMIT = 4096
+"""More is never used of what a peer offers: a head takes some 500 bytes."""
+
+_STATIC: dict[tuple[bytes, bytes], int] = {}
+_STATIC_NAMES: dict[bytes, int] = {}
+for _index, (_name, _value) in enumerate(HeaderTable.STATIC_TABLE, start=1):
+    _STATIC.setdefault((_name, _value), _index)
+    _STATIC_NAMES.setdefault(_name, _index)
+_STATIC_COUNT = len(HeaderTable.STATIC_TABLE)
+
+
+def integer(value: int, prefix_bits: int, pattern: int) -> bytes:
+    """RFC 7541 section 5.1; `pattern` holds the bits above the prefix."""
+    limit = (1 << prefix_bits) - 1
+    if value < limit:
+        return bytes((pattern | value,))
+    out = bytearray((pattern | limit,))
+    value -= limit
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+LENGTHS = tuple(integer(size, 7, 0) for size in range(8192))
+"""Lengths of literals without Huffman coding: tokens and ids gain little from it and it costs the most."""
+
+
+def literal(value: bytes) -> bytes:
+    """RFC 7541 section 5.2, without Huffman coding."""
+    size = len(value)
+    return (LENGTHS[size] if size < len(LENGTHS) else integer(size, 7, 0)) + value
+
+
+class Cut(NamedTuple):
+    """A head encoded around its varying fields, good for one generation of the table.
+
+    A header block is segment 0, the first varying value as a literal, segment 1, the second one, … the last segment.
+    """
+
+    generation: int
+    segments: tuple[bytes, ...]
+
+
+class HeadEncoder:
+    """The sending side's dynamic table of one connection."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self._capacity = OUR_TABLE_LIMIT
+        self._entries: deque[tuple[bytes, bytes]] = deque()  # newest first, as they are numbered
+        self._size = 0
+        self._updates: list[int] = []  # table sizes to announce at the start of the next block, section 4.2
+
+    def resize(self, peer_limit: int) -> None:
+        """The peer announced SETTINGS_HEADER_TABLE_SIZE."""
+        capacity = min(peer_limit, OUR_TABLE_LIMIT)
+        if capacity == self._capacity:
+            return
+        # Section 4.2: of several changes the smallest and the last have to be signalled.
+        self._updates = [min([capacity, *self._updates]), capacity]
+        self._capacity = capacity
+        self._evict(0)
+        self.generation += 1
+
+    def cut(self, head: Head) -> Cut | None:
+        """The head for this generation, or None if `block` has to bring fields into the table first."""
+        if self._updates or any(self._wanted(field) for field in self._indexable(head)):
+            return None
+        return Cut(self.generation, self._segments(head, insert=False))
+
+    def block(self, head: Head, values: tuple[bytes, ...]) -> bytes:
+        """One request's header block, which brings the missing fixed fields into the peer's table."""
+        updates = b"".join(integer(size, 5, 0x20) for size in dict.fromkeys(self._updates))
+        self._updates.clear()
+        segments = self._segments(head, insert=True)
+        parts = [updates, segments[0]]
+        for value, segment in zip(values, segments[1:], strict=True):
+            parts += (literal(value), segment)
+        return b"".join(parts)
+
+    def _segments(self, head: Head, *, insert: bool) -> tuple[bytes, ...]:
+        """Pseudo-header fields have to come before the others (RFC 9113 section 8.3), fixed before varying."""
+        indexable = set(self._indexable(head))
+        segments: list[bytes] = []
+        parts: list[bytes] = []
+        for pseudo in (True, False):
+            fixed = (field for field in head.fixed if field[0].startswith(b":") is pseudo)
+            parts += (self._field(field, insert=insert and field in indexable) for field in fixed)
+            if not pseudo:
+                parts += (self._field(field, insert=False) for field in head.literal)
+            for name in head.varying:
+                if name.startswith(b":") is pseudo:
+                    parts.append(self._name(name, 4, 0x00))
+                    segments.append(b"".join(parts))
+                    parts.clear()
+        segments.append(b"".join(parts))
+        return tuple(segments)
+
+    def _field(self, field: tuple[bytes, bytes], *, insert: bool) -> bytes:
+        index = self._index(field)
+        if index:
+            return integer(index, 7, 0x80)
+        name, value = field
+        if not insert:
+            return self._name(name, 4, 0x00) + literal(value)
+        encoded = self._name(name, 6, 0x40) + literal(value)
+        self._insert(field)
+        return encoded
+
+    def _name(self, name: bytes, prefix_bits: int, pattern: int) -> bytes:
+        index = _STATIC_NAMES.get(name) or self._dynamic_name(name)
+        if index:
+            return integer(index, prefix_bits, pattern)
+        return bytes((pattern,)) + literal(name)
+
+    def _index(self, field: tuple[bytes, bytes]) -> int:
+        static = _STATIC.get(field)
+        if static:
+            return static
+        return self._entries.index(field) + _STATIC_COUNT + 1 if field in self._entries else 0
+
+    def _dynamic_name(self, name: bytes) -> int:
+        for position, (known, _) in enumerate(self._entries):
+            if known == name:
+                return position + _STATIC_COUNT + 1
+        return 0
+
+    def _wanted(self, field: tuple[bytes, bytes]) -> bool:
+        return field not in _STATIC and field not in self._entries
+
+    def _indexable(self, head: Head) -> list[tuple[bytes, bytes]]:
+        """The fixed fields that fit into the table together; the rest stay literals, or they would evict each other."""
+        room = self._capacity
+        fields = []
+        for field in head.fixed:
+            size = _entry_size(field)
+            if field not in _STATIC and size <= room:
+                room -= size
+                fields.append(field)
+        return fields
+
+    def _insert(self, field: tuple[bytes, bytes]) -> None:
+        self._evict(_entry_size(field))
+        self._entries.appendleft(field)
+        self._size += _entry_size(field)
+        self.generation += 1
+
+    def _evict(self, needed: int) -> None:
+        while self._entries and self._size + needed > self._capacity:
+            self._size -= _entry_size(self._entries.pop())
+
+
+def _entry_size(field: tuple[bytes, bytes]) -> int:
+    return len(field[0]) + len(field[1]) + ENTRY_OVERHEAD
+
+
+class HeaderError(Exception):
+    """A header block that cannot be decoded or is too large: the connection's state is in doubt."""
+
+
+class Decoded(NamedTuple):
+    """What a header block says."""
+
+    status: int | None
+    """None where the fields are not those of a well-formed response; trailers have none."""
+    fields: Headers
+
+
+class AnswerDecoder:
+    """Decodes answers' header blocks. Stateless on the wire, because our table size is zero.
+
+    `max_list_size` bounds what a block may expand to (RFC 9113 section 6.5.2 counts 32 bytes a field on top).
+    """
+
+    _REMEMBERED = 256
+
+    def __init__(self, max_list_size: int) -> None:
+        self._decoder = hpack.Decoder(max_header_list_size=max_list_size)
+        self._decoder.max_allowed_table_size = 0
+        self._decoder.header_table_size = 0
+        self._known: dict[bytes, Decoded] = {}
+
+    def decode(self, block: bytes) -> Decoded:
+        """Decode a whole header block.
+
+        Raises:
+            HeaderError: it is not HPACK, needs a dynamic table, or expands to more than the limit.
+        """
+        known = self._known.get(block)
+        if known is not None:
+            return known
+        try:
+            fields = tuple((bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True))
+        except (hpack.HPACKError, UnicodeDecodeError, IndexError) as error:
+            raise HeaderError(type(error).__name__) from error
+        # 100 bytes of `date` and a name make most blocks new each second at the latest, so the memory is for runs.
+        if len(self._known) >= self._REMEMBERED:
+            self._known.clear()
+        decoded = self._known[block] = Decoded(_status(fields), fields)
+        return decoded
+
+
+def _status(fields: Headers) -> int | None:
+    """The status of well-formed response fields: exactly one pseudo-header field, first (RFC 9113 section 8.3.2)."""
+    if not fields or fields[0][0] != b":status":
+        return None
+    if any(name.startswith(b":") or name != name.lower() for name, _ in fields[1:]):
+        return None
+    value = fields[0][1]
+    return int(value) if len(value) == 3 and value.isdigit() and value[0] != 0x30 else None

@@ -1,0 +1,242 @@
+"""As many connections to one origin as its source needs, opened one at a time and ahead of need.
+
+A pool belongs to one (app, provider, origin, credential): a service ties a connection to who opened it. It grows
+while its connections are limited by the peer (streams or window) although there is work and this process has time
+for it; it replaces a connection as soon as that starts to drain; it backs off while dialling or the first answer
+fails, because services take repeated connecting for an attack.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import ssl
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from gateway.http2.connection import Connection, Source
+from gateway.http2.protocol import Phase
+
+BACKOFF_FLOOR = 1.0
+BACKOFF_CEILING = 60.0
+
+
+class Address(NamedTuple):
+    """Where an origin is served."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, origin: str) -> Address:
+        """The address of `https://host[:port]`.
+
+        Raises:
+            ValueError: it is not such an origin.
+        """
+        parts = urlsplit(origin)
+        if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/"):
+            raise ValueError("an origin has the form https://host[:port]")
+        return cls(parts.hostname, parts.port or 443)
+
+
+class DialFailure(NamedTuple):
+    """Why no connection came about."""
+
+    kind: Literal["refused", "timeout", "tls", "alpn", "closed"]
+    detail: str
+
+
+class Listener(Protocol):
+    """Who wants to know what happens to a pool's connections."""
+
+    def dialled(self, failure: DialFailure | None) -> None:
+        """A connection attempt ended: with None it succeeded."""
+
+    def goaway(self, code: int, debug: bytes) -> None:
+        """A connection was told to go away; `debug` is the peer's text, at most 248 bytes of it."""
+
+
+class Counts(NamedTuple):
+    """Connections by what they are doing."""
+
+    dialling: int
+    open: int
+    draining: int
+    streams: int
+
+
+class Pool:
+    """Connections to one origin. All methods are called on the loop's thread and none of them waits but `close`."""
+
+    def __init__(
+        self,
+        address: Address,
+        tls: ssl.SSLContext,
+        source: Source,
+        listener: Listener,
+        *,
+        limit: int,
+        request_timeout: float,
+        connect_timeout: float,
+        busy: Callable[[], float] = lambda: 0.0,
+        jitter: random.Random | None = None,
+    ) -> None:
+        """`busy` says which share of its core this process uses: more connections would not help a busy one."""
+        self._address = address
+        self._tls = tls
+        self._source = source
+        self._listener = listener
+        self._limit = limit
+        self._request_timeout = request_timeout
+        self._connect_timeout = connect_timeout
+        self._busy = busy
+        self._jitter = jitter or random.Random()
+        self._loop = asyncio.get_running_loop()
+        self._connections: list[Connection] = []
+        self._dialling: asyncio.Task[None] | None = None
+        self._failures = 0
+        self._not_before = 0.0
+        self._dialled = 0
+        self._closing = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.failure: DialFailure | None = None
+        """Why the last attempt to connect failed; None while things work."""
+
+    def counts(self) -> Counts:
+        usable = sum(connection.usable for connection in self._connections)
+        return Counts(
+            dialling=int(self._dialling is not None),
+            open=usable,
+            draining=len(self._connections) - usable,
+            streams=sum(connection.protocol.open_streams for connection in self._connections),
+        )
+
+    def wake(self) -> None:
+        """There may be new work: offer it to the connections, least loaded first, and open the first one."""
+        if self._closing:
+            return
+        usable = [connection for connection in self._connections if connection.usable]
+        for connection in sorted(usable, key=lambda connection: connection.protocol.open_streams):
+            if not self._source.backlog:
+                return
+            connection.pump()
+        if not usable:
+            self._dial()
+
+    def tick(self, now: float) -> None:
+        """Deadlines and growth; to be called about ten times a second with the loop's time."""
+        for connection in list(self._connections):
+            connection.sweep(now)
+        if self._closing or not self._source.backlog:
+            return
+        usable = [connection for connection in self._connections if connection.usable]
+        if any(not connection.protocol.limited for connection in usable):
+            self.wake()
+        elif not usable or self._busy() < 0.9:
+            self._dial()
+
+    def replace(self) -> None:
+        """Drain all connections, and open new ones: what they were opened with is no longer good."""
+        for connection in list(self._connections):
+            connection.drain()
+
+    async def close(self, deadline: float) -> None:
+        """Let open requests finish for `deadline` seconds, then say GOAWAY and close."""
+        self._closing = True
+        if self._dialling is not None:
+            self._dialling.cancel()
+        self.replace()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline):
+                await self._empty.wait()
+        for connection in list(self._connections):
+            connection.abort("shut down")
+        await self._empty.wait()
+
+    def _dial(self) -> None:
+        usable = sum(connection.usable for connection in self._connections)
+        if self._dialling is None and usable < self._limit and self._loop.time() >= self._not_before:
+            self._dialling = self._loop.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        self._dialled += 1
+        number = self._dialled
+        failure: DialFailure | None
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                _, connection = await self._loop.create_connection(
+                    lambda: Connection(
+                        self._source, request_timeout=self._request_timeout, on_change=self._changed, number=number
+                    ),
+                    self._address.host,
+                    self._address.port,
+                    ssl=self._tls,
+                )
+        except TimeoutError:
+            failure = DialFailure("timeout", f"no connection within {self._connect_timeout:g} s")
+        except ssl.SSLCertVerificationError as error:
+            failure = DialFailure("tls", f"the server's certificate is not trusted: {error.verify_message}")
+        except ssl.SSLError as error:
+            failure = DialFailure("tls", f"the TLS handshake failed: {error.reason}")
+        except OSError as error:
+            failure = DialFailure("refused", error.strerror or "the connection was refused or reset")
+        else:
+            failure = self._adopt(connection)
+        finally:
+            self._dialling = None
+        self._listener.dialled(failure)
+        if failure is not None:
+            self._back_off(failure)
+
+    def _adopt(self, connection: Connection) -> DialFailure | None:
+        if connection.lost is not None:
+            return DialFailure("closed" if connection.spoke_http2 else "alpn", connection.lost)
+        self._connections.append(connection)
+        self._empty.clear()
+        connection.pump()
+        return None
+
+    def _back_off(self, failure: DialFailure) -> None:
+        """Full jitter: so that many gateways do not come back at the same moment."""
+        self.failure = failure
+        ceiling = min(BACKOFF_CEILING, BACKOFF_FLOOR * 2**self._failures)
+        self._failures += 1
+        self._not_before = self._loop.time() + self._jitter.uniform(BACKOFF_FLOOR / 4, ceiling)
+
+    def _changed(self, connection: Connection) -> None:
+        """A connection had its first answer, began to drain, or is gone."""
+        if connection.lost is not None:
+            self._removed(connection)
+        elif connection.protocol.phase is Phase.DRAINING:
+            if connection.protocol.goaway is not None:
+                self._listener.goaway(*connection.protocol.goaway)
+            if self._source.backlog:
+                self._dial()
+        elif connection.answered:
+            self._failures = 0
+            self.failure = None
+
+    def _removed(self, connection: Connection) -> None:
+        if connection not in self._connections:
+            return
+        self._connections.remove(connection)
+        if not self._connections:
+            self._empty.set()
+        if not connection.answered and not self._closing:
+            self._back_off(DialFailure("closed", connection.lost or "closed without an answer"))
+        if self._source.backlog and not self._closing:
+            self.wake()
+
+
+def tls_context(ca_file: str | None, client_certificate: tuple[str, str] | None = None) -> ssl.SSLContext:
+    """Verified TLS 1.2 or later that offers `h2` alone (RFC 9113 section 3.2); `ca_file` instead of the system's."""
+    context = ssl.create_default_context(cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    if client_certificate is not None:
+        context.load_cert_chain(*client_certificate)
+    return context

@@ -1,0 +1,86 @@
+"""The embedded queue's file as a process sees it: one writer, one reader, one schema."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from gateway.queue import schema
+from gateway.queue.base import QueueError
+from gateway.queue.writer import Operation, Writer, sentence
+
+T = TypeVar("T")
+
+
+class Database:
+    """Operations in, durable results out. Reads have a connection of their own and never wait for a commit."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: Writer | None = None
+        self._reader: apsw.Connection | None = None
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="queue-reader")
+
+    async def open(self) -> None:
+        """Open or create the file.
+
+        Raises:
+            QueueError: the file is not ours, from a newer program, damaged, or out of reach.
+        """
+        writing, self._reader = await asyncio.to_thread(self._connect)
+        self._writer = Writer(writing)
+
+    def _connect(self) -> tuple[apsw.Connection, apsw.Connection]:
+        writing = schema.connect(self.path)
+        try:
+            schema.migrate(writing, self.path)
+            reading = schema.connect(self.path)
+            reading.execute("PRAGMA query_only = ON")
+        except apsw.Error as error:
+            writing.close()
+            raise sentence(error) from error
+        except QueueError:
+            writing.close()
+            raise
+        return writing, reading
+
+    async def close(self) -> None:
+        """Finish what was handed in, then let go of the file."""
+        if self._writer is None or self._reader is None:
+            return
+        writer, reader = self._writer, self._reader
+        self._writer = self._reader = None
+        await asyncio.get_running_loop().run_in_executor(self._reading, reader.close)
+        await writer.close()
+        self._reading.shutdown()
+
+    def write(self, operation: Operation[T]) -> asyncio.Future[T]:
+        """Run an operation in the next transaction; it is durable when the future is done.
+
+        Cancelling the future does not take the operation back. Operations run in the order of the calls.
+        """
+        if self._writer is None:
+            raise QueueError("the queue is closed")
+        return self._writer.submit(operation)
+
+    async def read(self, query: Callable[[apsw.Connection], T]) -> T:
+        """Run a query in one snapshot of what is committed."""
+        if self._reader is None:
+            raise QueueError("the queue is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._reading, _in_snapshot, self._reader, query)
+
+
+def _in_snapshot(connection: apsw.Connection, query: Callable[[apsw.Connection], T]) -> T:
+    try:
+        connection.execute("BEGIN")
+        try:
+            return query(connection)
+        finally:
+            connection.execute("COMMIT")
+    except apsw.Error as error:
+        raise sentence(error) from error

@@ -1,0 +1,164 @@
+"""The flight recorder: which deliveries a process had on the wire, readable after its death.
+
+A leased batch's `states` column is a view into a memory-mapped file, so that marking a delivery as sent is a store to
+memory and nothing else, and yet survives kill -9: the page cache belongs to the kernel. The file is locked (flock)
+while its owner lives; a free lock means death, however it came. A power cut or a reboot loses the page cache, so the
+file names the boot in which it is worth anything.
+
+A slot is armed after its lease is durable and before the holder sees the batch, and freed after the batch was durably
+given back. A lease without a slot was therefore never touched by its holder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from gateway.model import BATCH_SIZE
+
+_MAGIC = b"carillon-flight1"
+_HEADER_SIZE = 4096
+_HEADER = struct.Struct("<16s40sI")
+"""Magic, boot id, number of slots."""
+_SLOT = struct.Struct("<qII")
+"""Sequence (0: free), attempt, count; the states follow."""
+_SLOT_SIZE = 1024
+
+assert _SLOT.size + BATCH_SIZE <= _SLOT_SIZE
+
+
+class Entry(NamedTuple):
+    """Which lease a slot belongs to."""
+
+    sequence: int
+    attempt: int
+
+
+class Trace(NamedTuple):
+    """What a recorder's file tells."""
+
+    trusted: bool
+    """Whether all that its owner did is in it: written since the machine started, and the owner is dead."""
+    states: dict[Entry, bytes]
+
+
+def boot_id() -> bytes:
+    """What names this run of the machine; b"" where the system does not say, and then no file is trusted."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:
+        return b""
+
+
+class FlightRecorder:
+    """The living owner's side."""
+
+    def __init__(self, path: Path, slots: int) -> None:
+        self._path = path
+        self._file = _create(path)
+        size = _HEADER_SIZE + slots * _SLOT_SIZE
+        # Blocks are taken now: a store to a hole of a sparse file on a full disk would kill the process (SIGBUS).
+        os.posix_fallocate(self._file, 0, size)
+        self._map = mmap.mmap(self._file, size)
+        self._map[: _HEADER.size] = _HEADER.pack(_MAGIC, boot_id(), slots)
+        self._free = list(range(slots))
+        self._slots: dict[Entry, tuple[int, memoryview]] = {}
+
+    @property
+    def room(self) -> int:
+        """How many more batches can be recorded."""
+        return len(self._free)
+
+    def reserve(self, wanted: int) -> list[int]:
+        """Take at most `wanted` slots, for `arm` or `unreserve`."""
+        return [self._free.pop() for _ in range(min(wanted, len(self._free)))]
+
+    def unreserve(self, slots: list[int]) -> None:
+        self._free.extend(slots)
+
+    def arm(self, slot: int, entry: Entry, states: bytes) -> memoryview:
+        """Record a batch from now on; the view is where its holder writes."""
+        start = _HEADER_SIZE + slot * _SLOT_SIZE
+        body = start + _SLOT.size
+        self._map[body : body + len(states)] = states
+        _SLOT.pack_into(self._map, start, *entry, len(states))
+        view = memoryview(self._map)[body : body + len(states)]
+        self._slots[entry] = slot, view
+        return view
+
+    def disarm(self, entry: Entry) -> None:
+        """Free a batch's slot. Its view is dead from now on: a late write raises instead of hitting another batch."""
+        slot, view = self._slots.pop(entry, (None, None))
+        if slot is None or view is None:
+            return
+        _SLOT.pack_into(self._map, _HEADER_SIZE + slot * _SLOT_SIZE, 0, 0, 0)
+        with contextlib.suppress(BufferError):  # somebody reads it at this moment; it goes with its last user
+            view.release()
+        self._free.append(slot)
+
+    def close(self) -> None:
+        """Remove the file. No lease may be out."""
+        self._path.unlink(missing_ok=True)
+        self._slots.clear()
+        with contextlib.suppress(BufferError):  # a holder still has a view; the map goes with it
+            self._map.close()
+        os.close(self._file)
+
+
+def _create(path: Path) -> int:
+    """A new locked file. Another process may take a new-born file for a dead one's and remove it: then once more."""
+    for _ in range(100):
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            return file
+        os.close(file)
+    raise OSError(f"{path} is removed as fast as it is created")
+
+
+def read(path: Path, *, dead: bool) -> Trace:
+    """What a recorder's file tells of its owner, who is `dead` or may still be writing."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return Trace(False, {})
+    if len(content) < _HEADER_SIZE:
+        return Trace(False, {})
+    magic, boot, slots = _HEADER.unpack_from(content)
+    boot = boot.rstrip(b"\0")
+    if magic != _MAGIC or not boot or boot != boot_id():
+        return Trace(False, {})
+    return Trace(dead, dict(_entries(content, slots)))
+
+
+def _entries(content: bytes, slots: int) -> Iterator[tuple[Entry, bytes]]:
+    for slot in range(min(slots, (len(content) - _HEADER_SIZE) // _SLOT_SIZE)):
+        start = _HEADER_SIZE + slot * _SLOT_SIZE
+        sequence, attempt, count = _SLOT.unpack_from(content, start)
+        if sequence > 0 and count <= BATCH_SIZE:
+            body = start + _SLOT.size
+            yield Entry(sequence, attempt), content[body : body + count]
+
+
+@contextlib.contextmanager
+def locked_if_dead(path: Path) -> Iterator[bool]:
+    """Hold the file of an owner who is dead; False if it lives, or another process is at its recovery."""
+    try:
+        file = os.open(path, os.O_RDWR)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(file)

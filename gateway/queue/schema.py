@@ -1,0 +1,237 @@
+"""The embedded queue's file: its tables, how it is opened, and which files are refused.
+
+Rows that change are narrow and rows that are wide never change, because SQLite rewrites a row with all its overflow
+pages: recipients and columns are written once, and what leasing and sealing touch is some forty bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from pathlib import Path
+
+import apsw
+
+from gateway.queue.base import QueueError
+
+APPLICATION_ID = 0x43524C4E
+"""'CRLN' in the file's header (SQLite's `application_id`): how our files are told from others."""
+
+BUSY_MILLISECONDS = 10_000
+"""Longest wait for another process's transaction. Ours take milliseconds; one that takes seconds is stuck."""
+
+PAGE_SIZE = 8192
+"""A batch's receipts fit one page, and 270 KiB of columns need 34 overflow pages instead of 68."""
+
+
+class JobState(enum.IntEnum):
+    UPLOADING = 0  #: invisible until sealed; belongs to the process named in `uploader`
+    READY = 1
+    CANCELLED = 2
+    DISCARDED = 3  #: abandoned or older than the retention: gone for readers, and swept away in small pieces
+
+
+class BatchState(enum.IntEnum):
+    UPLOADING = 0
+    READY = 1  #: waits for its due time and a holder
+    LEASED = 2
+    DONE = 3  #: all its deliveries are terminal
+    CANCELLING = 4  #: was unheld when its job was cancelled: the sweep ends it
+
+
+_FIRST = """
+CREATE TABLE routes (
+    number INTEGER PRIMARY KEY,
+    app TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    UNIQUE (app, provider, origin)
+) STRICT;
+
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    app TEXT NOT NULL,
+    lane INTEGER NOT NULL,
+    due REAL NOT NULL,
+    created REAL NOT NULL,
+    state INTEGER NOT NULL,
+    uploader TEXT,
+    deliveries INTEGER NOT NULL DEFAULT 0,
+    open_batches INTEGER NOT NULL DEFAULT 0,
+    finished REAL
+) STRICT;
+CREATE INDEX jobs_unsettled ON jobs (state) WHERE state IN (0, 3);
+CREATE INDEX jobs_finished ON jobs (finished) WHERE finished IS NOT NULL;
+
+CREATE TABLE messages (
+    job INTEGER PRIMARY KEY,
+    body BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE idempotency (
+    key TEXT PRIMARY KEY,
+    job_id TEXT NOT NULL,
+    fingerprint BLOB NOT NULL,
+    answer BLOB,
+    expires REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX idempotency_job ON idempotency (job_id);
+CREATE INDEX idempotency_expires ON idempotency (expires);
+
+CREATE TABLE batches (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    id BLOB NOT NULL UNIQUE,
+    job INTEGER NOT NULL,
+    route INTEGER NOT NULL,
+    lane INTEGER NOT NULL,
+    due REAL NOT NULL,
+    count INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    crashes INTEGER NOT NULL DEFAULT 0,
+    owner TEXT,
+    lease_until REAL,
+    finished REAL
+) STRICT;
+CREATE INDEX batches_job ON batches (job);
+CREATE INDEX batches_ready ON batches (lane, route, due) WHERE state = 1;
+CREATE INDEX batches_due ON batches (due) WHERE state = 1;
+CREATE INDEX batches_leased ON batches (lease_until, owner) WHERE state = 2;
+CREATE INDEX batches_cancelling ON batches (sequence) WHERE state = 4;
+
+CREATE TABLE work (
+    sequence INTEGER PRIMARY KEY,
+    columns BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE recipients (
+    sequence INTEGER PRIMARY KEY,
+    ids BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE receipts (
+    sequence INTEGER PRIMARY KEY,
+    states BLOB NOT NULL,
+    notes BLOB,
+    milliseconds BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE feed (
+    revision INTEGER PRIMARY KEY AUTOINCREMENT,
+    job INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    indexes BLOB
+) STRICT;
+CREATE INDEX feed_job ON feed (job);
+
+CREATE TABLE cancellations (
+    revision INTEGER PRIMARY KEY AUTOINCREMENT,
+    job INTEGER NOT NULL UNIQUE
+) STRICT;
+
+CREATE TABLE dead_targets (
+    revision INTEGER PRIMARY KEY AUTOINCREMENT,
+    app TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    key BLOB NOT NULL,
+    since REAL NOT NULL,
+    reason TEXT NOT NULL,
+    UNIQUE (app, provider, key)
+) STRICT;
+
+CREATE INDEX dead_targets_app ON dead_targets (app);
+
+CREATE TABLE stored (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    batches INTEGER NOT NULL,
+    deliveries INTEGER NOT NULL
+) STRICT;
+INSERT INTO stored VALUES (1, 0, 0);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST,)
+"""What leads from each schema version (SQLite's `user_version`) to the next; the first starts from an empty file."""
+
+VERSION = len(MIGRATIONS)
+
+
+def check_library(version: str) -> None:
+    """Refuse an SQLite that may lose committed pages.
+
+    3.7.0 to 3.51.2 have the WAL-reset bug: with two connections, a checkpoint that races with a write can drop
+    committed pages. It was fixed in 3.51.3 and in the maintenance releases 3.44.6 and 3.50.7.
+    """
+    parts = tuple(int(part) for part in version.split(".")[:3])
+    fixed = parts >= (3, 51, 3) or (3, 50, 7) <= parts < (3, 51) or (3, 44, 6) <= parts < (3, 45)
+    if not fixed:
+        raise QueueError(
+            f"SQLite {version} can lose committed data (the WAL-reset bug); install apsw 3.51.3 or newer, "
+            "which brings its own SQLite"
+        )
+
+
+def connect(path: Path) -> apsw.Connection:
+    """Open a connection with the settings that the queue's promises need; the file need not exist.
+
+    Raises:
+        QueueError: the file cannot be opened, or it is not an SQLite database.
+    """
+    check_library(apsw.sqlite_lib_version())
+    try:
+        connection = apsw.Connection(os.fspath(path))
+        connection.set_busy_timeout(BUSY_MILLISECONDS)
+        # Tries a held lock each millisecond instead of backing off to 100 ms as the busy handler does.
+        connection.setlk_timeout(BUSY_MILLISECONDS, 0)
+        connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if (mode := connection.pragma("journal_mode", "wal")) != "wal":
+            raise QueueError(f"{path} cannot use a write-ahead log ({mode}): put it on a local file system")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA mmap_size = 0")  # memory-mapped reads have made corruption worse before
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA cache_size = -16384")
+        connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+        connection.wal_autocheckpoint(0)
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise QueueError(
+            f"{path} is not an SQLite database, or it is damaged: point the queue to another file, or restore it "
+            "from a backup"
+        ) from error
+    except apsw.Error as error:
+        raise QueueError(
+            f"{path} cannot be opened ({type(error).__name__}): its directory must exist and be writable, and "
+            "there must be room on the disk"
+        ) from error
+    return connection
+
+
+def migrate(connection: apsw.Connection, path: Path) -> None:
+    """Bring the file to this program's schema.
+
+    Raises:
+        QueueError: it is somebody else's file, or a newer program has written it.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        _migrate(connection, path)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _migrate(connection: apsw.Connection, path: Path) -> None:
+    application, version = connection.pragma("application_id"), connection.pragma("user_version")
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+    if application != APPLICATION_ID and (application, version, tables) != (0, 0, 0):
+        raise QueueError(f"{path} is another program's database: point the queue to a file of its own")
+    if version > VERSION:
+        raise QueueError(
+            f"{path} has schema {version} and this program knows {VERSION}: it was written by a newer one. Run "
+            "that one, or point the queue to another file"
+        )
+    for step in MIGRATIONS[version:]:
+        connection.execute(step)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")

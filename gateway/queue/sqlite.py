@@ -1,0 +1,343 @@
+"""The embedded queue: one SQLite file, shared by the worker processes of one machine.
+
+Beside the file lies a flight recorder of each process (see `flight`). What changes goes through the process's writer
+thread, where everything that waits shares a commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from gateway.model import Job, Route
+from gateway.queue import flight, leases, uploads
+from gateway.queue.base import (
+    DeadTarget,
+    Depth,
+    Idempotency,
+    Lease,
+    LeaseLost,
+    NewBatch,
+    Progress,
+    QueueError,
+    Replay,
+    Room,
+    Twin,
+)
+from gateway.queue.columns import Columns
+from gateway.queue.database import Database
+from gateway.queue.dead import DeadFilter
+from gateway.queue.flight import Entry, FlightRecorder, Trace
+from gateway.queue.leases import Hold, Taken
+from gateway.queue.writer import Operation
+
+SWEPT_AT_ONCE = 32
+"""Batches ended or deleted in one transaction of the sweep: some milliseconds."""
+
+JOBS_KEPT = 256
+"""Decoded jobs at hand, so that a job's message is read and decoded once, not once a batch."""
+
+DEAD_KEPT_UP = 0.5
+"""Seconds after which the filter looks for dead targets that other processes wrote."""
+
+DEAD_AT_ONCE = 10_000
+
+_decode_job = msgspec.msgpack.Decoder(Job).decode
+_decode_columns = msgspec.msgpack.Decoder(tuple[bytes, ...]).decode
+
+
+class SqliteQueue:
+    """`base.Queue` on one file.
+
+    Args:
+        path: the database; its flight recorders lie beside it.
+        owner: names this process in leases and in the recorder's file name; letters, digits, `.`, `_`, `-`.
+        lease_seconds: how long a batch is held without a checkpoint.
+        high_water: most deliveries that may be stored and not complete.
+        slots: most batches this process can hold at once.
+        keep_answers: seconds for which an idempotency key is remembered.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        owner: str,
+        lease_seconds: float = 60.0,
+        high_water: int = 10_000_000,
+        slots: int = 256,
+        keep_answers: float = 86_400.0,
+    ) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", owner):
+            raise ValueError("a queue's owner is 1 to 100 letters, digits, dots, hyphens or underscores")
+        self.database = Database(Path(path))
+        # A life's own name: a successor with the same owner must not be taken for the one that died.
+        self.owner = f"{owner}.{secrets.token_hex(4)}"
+        self._lease_seconds = lease_seconds
+        self._high_water = high_water
+        self._slots = slots
+        self._keep_answers = keep_answers
+        self._recorder: FlightRecorder | None = None
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._scan_from = 0
+        self._dead = DeadFilter()
+        self._dead_revision = 0
+        self._dead_looked = float("-inf")
+        self._looking = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Open or create the file, and give back what the dead were holding.
+
+        Raises:
+            QueueError: the file is not ours, from a newer program, damaged, or out of reach.
+        """
+        await self.database.open()
+        try:
+            self._recorder = FlightRecorder(self._recorder_path(self.owner), self._slots)
+            await self.recover(time.time())
+            await self._look_for_dead()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Give back what is still held and let go of the file. Whoever holds a lease must have stopped."""
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            trace = flight.read(self._recorder_path(self.owner), dead=True)
+            await self.database.write(partial(leases.release_owned, owner=self.owner, trace=trace, now=time.time()))
+            await self.database.write(lambda db: uploads.abandon_all(db, lambda uploader: uploader == self.owner))
+            recorder.close()
+        await self.database.close()
+
+    # --- uploads
+
+    async def begin(self, job: Job, idempotency: Idempotency | None) -> Replay | Twin | None:
+        keep_until = job.created_at + self._keep_answers
+        return await self.database.write(lambda db: uploads.begin(db, job, idempotency, self.owner, keep_until))
+
+    async def put(self, job_id: str, batches: Sequence[NewBatch]) -> None:
+        await self.database.write(lambda db: uploads.put(db, job_id, batches, self.owner, self._high_water))
+
+    async def seal(self, job_id: str, batches: Sequence[NewBatch], fingerprint: bytes, answer: bytes) -> None:
+        def operation(db: apsw.Connection) -> None:
+            uploads.put(db, job_id, batches, self.owner, self._high_water)
+            uploads.seal(db, job_id, fingerprint, answer, self.owner)
+
+        await self.database.write(operation)
+
+    async def submit(
+        self, job: Job, idempotency: Idempotency | None, batches: Sequence[NewBatch], answer: bytes
+    ) -> Replay | Twin | None:
+        fingerprint = idempotency.fingerprint if idempotency is not None else b""
+        keep_until = job.created_at + self._keep_answers
+
+        def operation(db: apsw.Connection) -> Replay | Twin | None:
+            former = uploads.begin(db, job, idempotency, self.owner, keep_until)
+            if former is None:
+                uploads.put(db, job.id, batches, self.owner, self._high_water)
+                uploads.seal(db, job.id, fingerprint, answer, self.owner)
+            return former
+
+        return await self.database.write(operation)
+
+    async def abandon(self, job_id: str) -> None:
+        await self.database.write(lambda db: uploads.abandon(db, job_id, self.owner))
+        await self._sweep(time.time())
+
+    # --- leases
+
+    async def lease(self, room: Room, now: float) -> list[Lease]:
+        recorder = self._recording()
+        slots = recorder.reserve(min(room.batches, recorder.room))
+        try:
+            taken, jobs = await self._take(room, len(slots), now)
+            self._keep(jobs)
+            return [_hand_out(recorder, slots.pop(), each, jobs[each.job_id]) for each in taken]
+        finally:
+            recorder.unreserve(slots)
+
+    async def _take(self, room: Room, limit: int, now: float) -> tuple[list[Taken], dict[str, Job]]:
+        future = self.database.write(partial(self._leasing, room, limit, now))
+        try:
+            taken, jobs, self._scan_from = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(self._give_back_unseen)
+            raise
+        return taken, jobs
+
+    def _leasing(
+        self, room: Room, limit: int, now: float, db: apsw.Connection
+    ) -> tuple[list[Taken], dict[str, Job], int]:
+        """The operation; runs in the writer's thread."""
+        leases.release_expired(db, now, self._trace_of)
+        until = now + self._lease_seconds
+        taken, scan_from = leases.lease(db, room, limit, self.owner, now, until, self._scan_from)
+        jobs = {}
+        for job_id in {each.job_id for each in taken}:
+            jobs[job_id] = self._jobs.get(job_id) or _decode_job(leases.message(db, job_id))
+        return taken, jobs, scan_from
+
+    def _give_back_unseen(self, future: asyncio.Future[tuple[list[Taken], dict[str, Job], int]]) -> None:
+        """Whoever asked was cancelled, so nobody has these leases and nothing of them was sent."""
+        if future.cancelled() or future.exception() is not None or self._recorder is None:
+            return
+        entries = [Entry(each.sequence, each.attempt) for each in future.result()[0]]
+        giving = self.database.write(lambda db: leases.release_untouched(db, entries, time.time()))
+        giving.add_done_callback(lambda done: done.cancelled() or done.exception())  # else the lease just expires
+
+    def _keep(self, jobs: dict[str, Job]) -> None:
+        self._jobs.update(jobs)
+        for job_id in jobs:
+            self._jobs.move_to_end(job_id)
+        while len(self._jobs) > JOBS_KEPT:
+            self._jobs.popitem(last=False)
+
+    async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
+        hold, columns, until = self._hold(lease), Columns.of(lease.progress), now + self._lease_seconds
+        await self._change(lease, lambda db: leases.checkpoint(db, hold, columns, dead, until), dead, last=False)
+
+    async def complete(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
+        hold, columns = self._hold(lease), Columns.of(lease.progress)
+        await self._change(lease, lambda db: leases.complete(db, hold, columns, dead, now), dead, last=True)
+
+    async def defer(self, lease: Lease, until: float, dead: Sequence[DeadTarget], now: float) -> None:
+        hold, columns = self._hold(lease), Columns.of(lease.progress)
+        await self._change(lease, lambda db: leases.defer(db, hold, columns, until, dead, now), dead, last=True)
+
+    def _hold(self, lease: Lease) -> Hold:
+        return Hold(lease.sequence, lease.attempt, self.owner)
+
+    async def _change(
+        self, lease: Lease, operation: Operation[None], dead: Sequence[DeadTarget], *, last: bool
+    ) -> None:
+        future = self.database.write(operation)
+        future.add_done_callback(partial(self._changed, lease, dead, last))
+        await asyncio.shield(future)  # even if its caller is gone, what was durably ended must free its slot
+
+    def _changed(self, lease: Lease, dead: Sequence[DeadTarget], last: bool, future: asyncio.Future[None]) -> None:
+        error = future.exception()
+        if error is None:
+            self._dead.add(target.key for target in dead)
+        if isinstance(error, LeaseLost) or (last and error is None):
+            self._let_go(lease)
+
+    def _let_go(self, lease: Lease) -> None:
+        lease.progress.states = bytearray(lease.progress.states)
+        if self._recorder is not None:
+            self._recorder.disarm(Entry(lease.sequence, lease.attempt))
+
+    # --- cancelling, recovering, upkeep
+
+    async def cancel(self, job_id: str, now: float) -> bool:
+        known = await self.database.write(lambda db: leases.cancel(db, job_id))
+        if known:
+            await self._sweep(now)
+        return known
+
+    async def cancelled(self, after: int) -> tuple[int, list[str]]:
+        rows = await self.database.read(partial(leases.cancellations, after=after))
+        return (rows[-1][0] if rows else after), [job_id for _, job_id in rows]
+
+    async def recover(self, now: float) -> None:
+        for path in self._recorder_paths():
+            with flight.locked_if_dead(path) as dead:
+                if dead:
+                    owner, trace = self._owner_of(path), flight.read(path, dead=True)
+                    await self.database.write(partial(leases.release_owned, owner=owner, trace=trace, now=now))
+                    path.unlink(missing_ok=True)
+        await self.database.write(partial(self._disown, now))
+        await self._sweep(now)
+
+    def _disown(self, now: float, db: apsw.Connection) -> None:
+        # Looked up inside the transaction: whoever holds or uploads anything by now had its file before.
+        living = {self._owner_of(path) for path in self._recorder_paths()}
+        leases.release_orphans(db, living, now)
+        uploads.abandon_all(db, lambda uploader: uploader not in living)
+
+    async def maintain(self, now: float) -> None:
+        await self.recover(now)
+        await self.database.write(lambda db: uploads.forget_answers(db, now))
+
+    async def _sweep(self, now: float) -> None:
+        while await self.database.write(lambda db: leases.sweep(db, SWEPT_AT_ONCE, now)):
+            pass
+
+    # --- looking
+
+    async def dead_targets(self, route: Route, keys: Sequence[bytes]) -> dict[bytes, DeadTarget]:
+        if time.monotonic() - self._dead_looked > DEAD_KEPT_UP:
+            await self._look_for_dead()
+        candidates = self._dead.candidates(keys)
+        if not candidates:
+            return {}
+        return await self.database.read(lambda db: leases.known_dead(db, route, candidates))
+
+    async def _look_for_dead(self) -> None:
+        """Bring the filter up to what all processes have written."""
+        async with self._looking:
+            self._dead_looked = time.monotonic()
+            if self._dead_revision == 0 or self._dead.crowded:
+                await self._read_dead(DeadFilter(await self.database.read(leases.count_dead)), 0)
+            else:
+                await self._read_dead(self._dead, self._dead_revision)
+
+    async def _read_dead(self, into: DeadFilter, after: int) -> None:
+        rows = [(after, b"")]
+        while rows:
+            after = rows[-1][0]
+            rows = await self.database.read(partial(leases.dead_since, after=after, limit=DEAD_AT_ONCE))
+            into.add(key for _, key in rows)
+        self._dead, self._dead_revision = into, after
+
+    async def depth(self) -> Depth:
+        return await self.database.read(leases.depth)
+
+    # --- flight recorders
+
+    def _recording(self) -> FlightRecorder:
+        if self._recorder is None:
+            raise QueueError("the queue is closed")
+        return self._recorder
+
+    def _recorder_path(self, owner: str) -> Path:
+        path = self.database.path
+        return path.with_name(f"{path.name}-flight-{owner}")
+
+    def _recorder_paths(self) -> list[Path]:
+        path = self.database.path
+        return list(path.parent.glob(glob.escape(f"{path.name}-flight-") + "*"))
+
+    def _owner_of(self, recorder: Path) -> str:
+        return recorder.name.removeprefix(f"{self.database.path.name}-flight-")
+
+    def _trace_of(self, owner: str) -> Trace:
+        path = self._recorder_path(owner)
+        with flight.locked_if_dead(path) as dead:
+            return flight.read(path, dead=dead)
+
+
+def _hand_out(recorder: FlightRecorder, slot: int, taken: Taken, job: Job) -> Lease:
+    stored = taken.stored or Columns.fresh(taken.count)
+    view = recorder.arm(slot, Entry(taken.sequence, taken.attempt), stored.states)
+    return Lease(
+        sequence=taken.sequence,
+        batch_id=taken.batch_id,
+        attempt=taken.attempt,
+        job=job,
+        route=taken.route,
+        count=taken.count,
+        columns=_decode_columns(taken.columns),
+        progress=Progress(view, stored.milliseconds_array(), stored.notes_by_index()),
+        crashes=taken.crashes,
+    )

@@ -1,0 +1,153 @@
+"""How work enters: what `begin`, `put`, `seal`, `submit` and `abandon` do inside a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import apsw
+import msgspec
+
+from gateway.model import BATCH_SIZE, Job, Route
+from gateway.queue.base import Idempotency, NewBatch, QueueError, QueueFull, Replay, Twin
+from gateway.queue.schema import BatchState, JobState
+
+encode_columns = msgspec.msgpack.Encoder().encode
+_encode_job = msgspec.msgpack.Encoder().encode
+
+
+class _Upload(NamedTuple):
+    number: int
+    lane: int
+    due: float
+
+
+def begin(
+    db: apsw.Connection, job: Job, idempotency: Idempotency | None, uploader: str, keep_until: float
+) -> Replay | Twin | None:
+    """Open a job for upload, unless its idempotency key was used before."""
+    if idempotency is not None:
+        former = _former_answer(db, idempotency.key, job.created_at)
+        if former is not None:
+            return former
+    due = job.created_at if job.deliver_at is None else job.deliver_at
+    db.execute(
+        "INSERT INTO jobs (id, app, lane, due, created, state, uploader) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (job.id, job.app, job.lane, due, job.created_at, JobState.UPLOADING, uploader),
+    )
+    db.execute("INSERT INTO messages VALUES (?, ?)", (db.last_insert_rowid(), _encode_job(job)))
+    if idempotency is not None:
+        db.execute(
+            "INSERT INTO idempotency VALUES (?, ?, ?, NULL, ?)",
+            (idempotency.key, job.id, idempotency.fingerprint, keep_until),
+        )
+    return None
+
+
+def _former_answer(db: apsw.Connection, key: str, now: float) -> Replay | Twin | None:
+    row = rows.first(db, "SELECT job_id, fingerprint, answer, expires FROM idempotency WHERE key = ?", (key,))
+    if row is None:
+        return None
+    job_id, fingerprint, answer, expires = row
+    if answer is None:
+        return Twin.IN_FLIGHT
+    if expires > now:
+        return Replay(job_id, fingerprint, answer)
+    db.execute("DELETE FROM idempotency WHERE key = ?", (key,))
+    return None
+
+
+def put(db: apsw.Connection, job_id: str, batches: Sequence[NewBatch], uploader: str, high_water: int) -> None:
+    """Add invisible batches."""
+    upload = _upload(db, job_id, uploader)
+    _count_in(db, batches, high_water)
+    for batch in batches:
+        _insert(db, upload, batch)
+
+
+def seal(db: apsw.Connection, job_id: str, fingerprint: bytes, answer: bytes, uploader: str) -> None:
+    """Make all batches of a job visible at once."""
+    number, _, due = _upload(db, job_id, uploader)
+    count, deliveries = db.execute(
+        "SELECT count(*), coalesce(sum(count), 0) FROM batches WHERE job = ?", (number,)
+    ).fetchone()
+    db.execute("UPDATE batches SET state = ? WHERE job = ?", (BatchState.READY, number))
+    db.execute(
+        "UPDATE jobs SET state = ?, uploader = NULL, open_batches = ?, deliveries = ?, finished = ? WHERE number = ?",
+        (JobState.READY, count, deliveries, None if count else due, number),
+    )
+    db.execute("UPDATE idempotency SET fingerprint = ?, answer = ? WHERE job_id = ?", (fingerprint, answer, job_id))
+
+
+def abandon(db: apsw.Connection, job_id: str, uploader: str) -> None:
+    """Give up an upload of this process; what it stored is swept away later."""
+    row = db.execute(
+        "SELECT number FROM jobs WHERE id = ? AND state = ? AND uploader = ?", (job_id, JobState.UPLOADING, uploader)
+    ).fetchone()
+    if row is not None:
+        discard(db, row[0], job_id)
+
+
+def abandon_all(db: apsw.Connection, chosen: Callable[[str], bool]) -> None:
+    """Give up the uploads of chosen processes."""
+    uploads = db.execute("SELECT number, id, uploader FROM jobs WHERE state = 0").fetchall()
+    for number, job_id, uploader in uploads:
+        if chosen(uploader):
+            discard(db, number, job_id)
+
+
+def discard(db: apsw.Connection, number: int, job_id: str) -> None:
+    """Hide a job from everyone and free its idempotency key if it was not answered."""
+    db.execute("UPDATE jobs SET state = ?, uploader = NULL WHERE number = ?", (JobState.DISCARDED, number))
+    db.execute("DELETE FROM idempotency WHERE job_id = ? AND answer IS NULL", (job_id,))
+
+
+def forget_answers(db: apsw.Connection, now: float) -> None:
+    """Free the idempotency keys that were kept long enough."""
+    db.execute("DELETE FROM idempotency WHERE expires <= ? AND answer IS NOT NULL", (now,))
+
+
+def _upload(db: apsw.Connection, job_id: str, uploader: str) -> _Upload:
+    row = db.execute("SELECT number, lane, due, state, uploader FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    if row is None or row[3:] != (JobState.UPLOADING, uploader):
+        raise QueueError(f"{job_id} is not being uploaded by this process: begin it again")
+    return _Upload(*row[:3])
+
+
+def _count_in(db: apsw.Connection, batches: Sequence[NewBatch], high_water: int) -> None:
+    if any(not 0 < batch.count <= BATCH_SIZE for batch in batches):
+        raise QueueError(f"a batch has 1 to {BATCH_SIZE} deliveries")
+    deliveries = sum(batch.count for batch in batches)
+    stored = db.execute("SELECT deliveries FROM stored").get
+    if stored + deliveries > high_water:
+        raise QueueFull(
+            f"{stored} deliveries are queued and the limit is {high_water}: try again when some have been sent"
+        )
+    db.execute("UPDATE stored SET batches = batches + ?, deliveries = deliveries + ?", (len(batches), deliveries))
+
+
+def _insert(db: apsw.Connection, upload: _Upload, batch: NewBatch) -> None:
+    db.execute(
+        "INSERT INTO batches (id, job, route, lane, due, count, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            batch.id,
+            upload.number,
+            _route_number(db, batch.route),
+            upload.lane,
+            upload.due,
+            batch.count,
+            BatchState.UPLOADING,
+        ),
+    )
+    sequence = db.last_insert_rowid()
+    db.execute("INSERT INTO work VALUES (?, ?)", (sequence, encode_columns(batch.columns)))
+    db.execute("INSERT INTO recipients VALUES (?, ?)", (sequence, batch.recipients))
+
+
+def _route_number(db: apsw.Connection, route: Route) -> int:
+    key = (route.app, route.provider, route.origin)
+    row = db.execute("SELECT number FROM routes WHERE app = ? AND provider = ? AND origin = ?", key).fetchone()
+    if row is not None:
+        return int(row[0])
+    db.execute("INSERT INTO routes (app, provider, origin) VALUES (?, ?, ?)", key)
+    return db.last_insert_rowid()

@@ -1,0 +1,165 @@
+"""One thread that writes: whatever waits while a commit is under way shares the next one.
+
+An operation is a function of the connection. It runs in a savepoint, so that its failure undoes it alone, and its
+caller learns of the result only after the transaction that holds it is on the disk. It may run twice: when a whole
+transaction is lost (a full disk), its operations are tried once more, each in a transaction of its own, so that one
+that needs much room does not sink those that need little or free some.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import apsw
+
+from gateway.queue.base import QueueError, QueueFull
+
+T = TypeVar("T")
+Operation = Callable[[apsw.Connection], T]
+
+CHECKPOINT_PAGES = 2048
+"""16 MiB of log: long enough that most pages of work that comes and goes are copied into the file once."""
+
+CRAMPED_PAGES = 8 * CHECKPOINT_PAGES
+"""From here on the other processes are made to wait, because they never left a gap to start the log anew."""
+
+
+class _Waiting(NamedTuple):
+    operation: Operation[Any]
+    future: asyncio.Future[Any]
+
+
+class _Done(NamedTuple):
+    future: asyncio.Future[Any]
+    result: Any
+    error: Exception | None
+
+
+def sentence(error: apsw.Error) -> QueueError:
+    """An SQLite error as one that says what to do, without the values of the statement."""
+    match error:
+        case apsw.FullError():
+            return QueueFull("the disk is full: nothing was stored. Free some room; the queue goes on by itself")
+        case apsw.IOError():
+            return QueueFull("the disk refused a write or read: nothing was stored. Check its room and its health")
+        case apsw.ReadOnlyError() | apsw.CantOpenError() | apsw.PermissionsError():
+            return QueueFull("the queue's file is read-only: nothing was stored. Check its file system's mount")
+        case apsw.BusyError() | apsw.LockedError():
+            return QueueFull("another process has held the queue's file for too long: nothing was stored. Try again")
+        case apsw.CorruptError() | apsw.NotADBError():
+            return QueueError("the queue's file is damaged: stop the gateway and restore the file from a backup")
+        case _:
+            return QueueError(f"the queue's file refused an operation ({type(error).__name__})")
+
+
+class Writer:
+    """Runs operations on one connection, in order, in a thread of its own."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._log_pages = 0
+        connection.set_wal_hook(self._note_log)
+        self._thread = threading.Thread(target=self._run, name="queue-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
+        """Hand an operation in; the future is done when it is durable. Cancelling it does not stop the operation."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._waiting.put(_Waiting(operation, future))
+        return future
+
+    async def close(self) -> None:
+        """Finish what was handed in before, then close the connection."""
+        self._waiting.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        open_ = True
+        while open_:
+            group, open_ = self._take()
+            if group:
+                done = self._commit(group)
+                self._loop.call_soon_threadsafe(_resolve, done)
+                self._checkpoint()
+        self._connection.close()
+
+    def _take(self) -> tuple[list[_Waiting], bool]:
+        group = []
+        item = self._waiting.get()
+        while item is not None:
+            group.append(item)
+            try:
+                item = self._waiting.get_nowait()
+            except queue.Empty:
+                return group, True
+        return group, False
+
+    def _commit(self, group: list[_Waiting]) -> list[_Done]:
+        try:
+            return self._transaction(group)
+        except apsw.Error as error:
+            if len(group) == 1:
+                return [_Done(group[0].future, None, sentence(error))]
+        return [done for item in group for done in self._commit([item])]
+
+    def _transaction(self, group: list[_Waiting]) -> list[_Done]:
+        """Run operations and commit them together.
+
+        Raises:
+            apsw.Error: none of them is stored.
+        """
+        execute = self._connection.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            done = [self._savepoint(item) for item in group]
+            execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                execute("ROLLBACK")
+            raise
+        return done
+
+    def _savepoint(self, item: _Waiting) -> _Done:
+        execute = self._connection.execute
+        execute("SAVEPOINT operation")
+        try:
+            result, error = item.operation(self._connection), None
+        except apsw.Error:
+            raise  # the transaction may be gone with it (SQLite rolls back by itself when the disk is full)
+        except Exception as refused:  # the caller's, who is waiting for it
+            execute("ROLLBACK TO operation")
+            result, error = None, refused
+        execute("RELEASE operation")
+        return _Done(item.future, result, error)
+
+    def _note_log(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self._log_pages = pages
+        return 0
+
+    def _checkpoint(self) -> None:
+        """Copy the log into the file when it has grown, after those who waited for the commit were told."""
+        if self._log_pages < CHECKPOINT_PAGES:
+            return
+        cramped = self._log_pages >= CRAMPED_PAGES
+        mode = apsw.SQLITE_CHECKPOINT_RESTART if cramped else apsw.SQLITE_CHECKPOINT_PASSIVE
+        self._log_pages = 0
+        try:
+            self._connection.wal_checkpoint(mode=mode)
+        except apsw.Error:
+            return  # the log keeps everything; the next commit tries again
+
+
+def _resolve(done: list[_Done]) -> None:
+    for future, result, error in done:
+        if future.done():
+            continue  # its caller was cancelled
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)

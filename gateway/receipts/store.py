@@ -1,0 +1,250 @@
+"""Reading the receipts that the queue stores as columns, and forgetting them when their time is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import apsw
+
+from gateway.model import INDEX_DIGITS, TERMINAL_STATES, Note, State, delivery_prefix, split_delivery_id
+from gateway.queue import leases, uploads
+from gateway.queue.columns import Columns, decode_indexes
+from gateway.queue.database import Database
+from gateway.queue.schema import JobState
+from gateway.receipts.states import PENDING, WORDS, InvalidToken, InvalidTokens, JobStatus, Page, Receipt
+
+OFFSET_BITS = 10
+"""A cursor is a revision of the feed and, in its low bits, how many of that revision's receipts were read."""
+
+JOBS_AT_ONCE = 16
+BATCHES_AT_ONCE = 32
+PAGES_AT_ONCE = 512
+"""What retention does in one transaction: each takes some milliseconds, and work goes on between them."""
+
+FREE_SHARE = 4
+"""A file may keep one free page in so many, to be used again; more is given back to the file system."""
+
+_VISIBLE = (JobState.READY, JobState.CANCELLED)
+_DIGITS = tuple(digits.decode() for digits in INDEX_DIGITS)
+_NO_NOTE = Note()
+
+_BATCH = """
+SELECT b.id, b.count, j.id, j.created, t.app, t.provider, p.ids, r.states, r.notes, r.milliseconds{more}
+FROM {first} JOIN jobs j ON j.number = b.job JOIN routes t ON t.number = b.route
+JOIN recipients p ON p.sequence = b.sequence LEFT JOIN receipts r ON r.sequence = b.sequence
+WHERE {condition}
+"""
+_FEED = _BATCH.format(
+    more=", f.revision, f.indexes",
+    first="feed f JOIN batches b ON b.sequence = f.sequence",
+    condition="f.revision >= :revision {of_job} ORDER BY f.revision",
+)
+_FEED_OF_JOB = _FEED.format(of_job="AND f.job = :job")
+_FEED_OF_ALL = _FEED.format(of_job="")
+_ONE_BATCH = _BATCH.format(more="", first="batches b", condition="b.id = ?")
+
+
+class _Batch(NamedTuple):
+    """A batch's receipts, ready to be picked by index."""
+
+    prefix: str
+    job: str
+    created: float
+    app: str
+    provider: str
+    recipients: list[str]
+    states: bytes
+    notes: dict[int, Note]
+    milliseconds: Sequence[int]
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> _Batch:
+        batch_id, count, job, created, app, provider, ids, states, notes, milliseconds = row
+        columns = Columns(states, notes, milliseconds) if states is not None else Columns.fresh(count)
+        return cls(
+            delivery_prefix(batch_id),
+            job,
+            created,
+            app,
+            provider,
+            ids.decode().split("\n"),
+            columns.states,
+            columns.notes_by_index(),
+            columns.milliseconds_array(),
+        )
+
+    def receipts(self, indexes: Iterable[int]) -> list[Receipt]:
+        prefix, job, created, app, provider, recipients, states, notes, milliseconds = self
+        picked = []
+        for index in indexes:
+            state, note = states[index], notes.get(index, _NO_NOTE)
+            picked.append(
+                Receipt(
+                    prefix + _DIGITS[index],
+                    job,
+                    recipients[index],
+                    app,
+                    provider,
+                    WORDS[state],
+                    note.reason,
+                    note.attempts,
+                    note.provider_id,
+                    created + milliseconds[index] / 1000 if state >= State.ACCEPTED else None,
+                )
+            )
+        return picked
+
+
+class ReceiptStore:
+    """Reads one snapshot a call, on a connection that never waits for writers."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def job(self, job_id: str) -> JobStatus | None:
+        """How far a job has come. A million deliveries take about 10 ms of the reader's thread."""
+        return await self._database.read(lambda db: _job_status(db, job_id))
+
+    async def receipts(self, job_id: str, after: int, limit: int) -> Page | None:
+        """Receipts of a job since a cursor (0: from the start); None if there is no such job."""
+
+        def query(db: apsw.Connection) -> Page | None:
+            row = _visible_job(db, job_id, "number, finished IS NOT NULL")
+            if row is None:
+                return None
+            number, finished = row
+            receipts, cursor, more = _feed(db, _FEED_OF_JOB, {"job": number}, after, limit)
+            return Page(receipts, cursor, bool(finished) and not more)
+
+        return await self._database.read(query)
+
+    async def feed(self, after: int, limit: int) -> Page:
+        """Receipts of all jobs since a cursor."""
+
+        def query(db: apsw.Connection) -> Page:
+            receipts, cursor, _ = _feed(db, _FEED_OF_ALL, {}, after, limit)
+            return Page(receipts, cursor, False)
+
+        return await self._database.read(query)
+
+    async def deliveries(self, delivery_ids: Iterable[str]) -> dict[str, Receipt]:
+        """What is known of deliveries; unknown ones are missing. Those without a receipt yet are `pending`."""
+        wanted: dict[bytes, list[int]] = {}
+        for delivery_id in delivery_ids:
+            try:
+                batch_id, index = split_delivery_id(delivery_id)
+            except ValueError:
+                continue
+            wanted.setdefault(batch_id, []).append(index)
+        return await self._database.read(lambda db: _deliveries(db, wanted))
+
+    async def invalid_tokens(self, app: str, after: int, limit: int) -> InvalidTokens:
+        """Targets of an app that were declared dead since a cursor (0: from the start)."""
+
+        def query(db: apsw.Connection) -> InvalidTokens:
+            rows = db.execute(
+                "SELECT revision, provider, key, since, reason FROM dead_targets WHERE app = ? AND revision > ? "
+                "ORDER BY revision LIMIT ?",
+                (app, after, limit),
+            ).fetchall()
+            tokens = [InvalidToken(provider, key.decode(), since, reason) for _, provider, key, since, reason in rows]
+            return InvalidTokens(tokens, rows[-1][0] if rows else after)
+
+        return await self._database.read(query)
+
+    async def vacuum(self, now: float, retention: float) -> int:
+        """Forget jobs that finished more than `retention` seconds ago, in small transactions.
+
+        Returns:
+            How many jobs.
+        """
+        forgotten = 0
+        while jobs := await self._database.write(lambda db: _discard_finished(db, now - retention)):
+            forgotten += jobs
+            while await self._database.write(lambda db: leases.sweep(db, BATCHES_AT_ONCE, now)):
+                pass
+        while await self._database.write(_shrink):
+            pass
+        return forgotten
+
+
+def _visible_job(db: apsw.Connection, job_id: str, columns: str) -> Any:
+    sql = f"SELECT {columns} FROM jobs WHERE id = ? AND state IN (?, ?)"
+    return db.execute(sql, (job_id, *_VISIBLE)).fetchone()
+
+
+def _job_status(db: apsw.Connection, job_id: str) -> JobStatus | None:
+    row = _visible_job(db, job_id, "number, app, lane, created, state, deliveries, finished")
+    if row is None:
+        return None
+    number, app, lane, created, state, total, finished = row
+    counts = dict.fromkeys((PENDING, *(state.word for state in TERMINAL_STATES)), 0)
+    sql = "SELECT r.states FROM batches b JOIN receipts r USING (sequence) WHERE b.job = ?"
+    for (states,) in db.execute(sql, (number,)):
+        for terminal in TERMINAL_STATES:
+            counts[WORDS[terminal]] += states.count(terminal)
+    counts[PENDING] = total - sum(counts.values())
+    first = db.execute("SELECT min(finished) FROM batches WHERE job = ?", (number,)).get
+    return JobStatus(
+        id=job_id,
+        app=app,
+        lane=lane,
+        created_at=created,
+        cancelled=state == JobState.CANCELLED,
+        finished=finished is not None,
+        total=total,
+        counts=counts,
+        first_finished_at=first,
+        finished_at=finished,
+    )
+
+
+def _feed(
+    db: apsw.Connection, sql: str, bindings: dict[str, int], after: int, limit: int
+) -> tuple[list[Receipt], int, bool]:
+    """Receipts, the next cursor, and whether there are more."""
+    revision, offset = after >> OFFSET_BITS, after & (1 << OFFSET_BITS) - 1
+    receipts: list[Receipt] = []
+    cursor = after
+    for *row, at, indexes in db.execute(sql, {**bindings, "revision": revision}):
+        batch = _Batch.of(row)
+        positions = range(len(batch.states)) if indexes is None else decode_indexes(indexes)
+        skipped = offset if at == revision else 0
+        left = limit - len(receipts)
+        receipts += batch.receipts(positions[skipped : skipped + left])
+        read = min(len(positions), skipped + left)
+        if left > 0:
+            cursor = at << OFFSET_BITS | read
+        if read < len(positions):
+            return receipts, cursor, True
+    return receipts, cursor, False
+
+
+def _deliveries(db: apsw.Connection, wanted: dict[bytes, list[int]]) -> dict[str, Receipt]:
+    found = {}
+    for batch_id, indexes in wanted.items():
+        row = db.execute(_ONE_BATCH + " AND j.state IN (?, ?)", (batch_id, *_VISIBLE)).fetchone()
+        if row is not None:
+            batch = _Batch.of(row)
+            known = [index for index in indexes if index < len(batch.states)]
+            found.update((receipt.id, receipt) for receipt in batch.receipts(known))
+    return found
+
+
+def _discard_finished(db: apsw.Connection, before: float) -> int:
+    rows = db.execute(
+        "SELECT number, id FROM jobs WHERE finished < ? AND state IN (?, ?) ORDER BY finished LIMIT ?",
+        (before, *_VISIBLE, JOBS_AT_ONCE),
+    ).fetchall()
+    for number, job_id in rows:
+        uploads.discard(db, number, job_id)
+    return len(rows)
+
+
+def _shrink(db: apsw.Connection) -> bool:
+    """Give some free pages back to the file system; False if there are few enough."""
+    if db.pragma("freelist_count") * FREE_SHARE < db.pragma("page_count") + PAGES_AT_ONCE * FREE_SHARE:
+        return False
+    db.execute(f"PRAGMA incremental_vacuum({PAGES_AT_ONCE})").fetchall()
+    return True

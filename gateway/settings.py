@@ -1,0 +1,298 @@
+"""What the gateway is told at start: a TOML file, then the environment over it, checked whole before anything runs.
+
+Every key is also an environment variable: `CARILLON_` and the path in capitals, two underscores between its parts,
+so that `http.port` is `CARILLON_HTTP__PORT` and `apps.shop.apns.team_id` is `CARILLON_APPS__SHOP__APNS__TEAM_ID`.
+An app's provider blocks are the providers' own settings classes. Paths are relative to the file's folder (without a
+file, to the working directory). `carillon.example.toml` in the project's root shows every key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
+
+from providers import PROVIDERS
+from providers.base import ProviderSettings
+
+PREFIX = "CARILLON_"
+DELIMITER = "__"
+OTHER_VARIABLES = frozenset({"CARILLON_CONFIG", "CARILLON_URL"})
+"""Belong to the command line, see `gateway.cli`."""
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+
+
+def seconds(value: object) -> object:
+    """A duration such as `15s`, `1h30m` or `7d` in seconds; anything else is left for the field to judge.
+
+    Raises:
+        ValueError: it has a unit, but is no duration.
+    """
+    if not isinstance(value, str) or value.replace(".", "", 1).isdecimal():
+        return value
+    if not value or _DURATION.sub("", value):
+        raise ValueError("expected a duration: seconds, or a number with ms, s, m, h or d, such as 15s or 1h30m")
+    return sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(value))
+
+
+Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
+AppName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+
+
+class Section(BaseModel):
+    """A table of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Http(Section):
+    """`[http]`: the listener that callers and probes use."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """0 takes a free one."""
+    max_body: ByteSize = ByteSize(8 * 2**20)
+    """Bytes of a job sent as one JSON document."""
+    max_line: ByteSize = ByteSize(64 * 2**10)
+    """Bytes of one recipient's line of a job sent as NDJSON."""
+
+
+class Queue(Section):
+    """`[queue]`: the embedded queue. Everything the gateway writes is in the folder of `path`."""
+
+    path: Path = Path("data/carillon.db")
+    high_water: Annotated[int, Field(gt=0)] = 10_000_000
+    """Deliveries stored and not complete, beyond which new jobs are refused with 503 and `Retry-After`."""
+    lease_seconds: Seconds = 30.0
+    """How long a worker may be silent about a batch before another may take it."""
+    retention: Seconds = 7 * 86400.0
+    """How long receipts are kept."""
+
+
+class Dispatch(Section):
+    """`[dispatch]`: how notifications are tried."""
+
+    request_timeout: Seconds = 15.0
+    connect_timeout: Seconds = 10.0
+    max_attempts: Annotated[int, Field(gt=0)] = 20
+    """Tries of a delivery, after which it is dead-lettered."""
+    backoff_base: Seconds = 1.0
+    """Mean wait after the first failure; it doubles with each."""
+    backoff_cap: Seconds = 900.0
+    max_dead_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """More dead targets than this among a route's recent answers are taken for a mistake in the configuration, such as
+    another environment's tokens: the route stops, and no token is invalidated by it."""
+    batches_per_route: Annotated[int, Field(gt=0)] = 8
+    """Batches of one route that a worker holds at a time: memory and fairness against round trips to the queue."""
+
+
+class Observe(Section):
+    """`[observe]`: what is written about all this."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+
+class App(Section):
+    """`[apps.NAME]`: has a field for each provider, made below from the providers' own classes."""
+
+
+if TYPE_CHECKING:
+    AppBlocks = App  # the fields depend on what is registered, which no type checker can follow
+else:
+    AppBlocks = create_model(
+        "AppBlocks",
+        __base__=App,
+        **{name: (provider.settings | None, None) for name, provider in PROVIDERS.items()},
+    )
+
+
+class Settings(BaseSettings):
+    """The whole configuration. Built by `load`; frozen."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter=DELIMITER, extra="forbid", frozen=True)
+
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    http: Http = Http()
+    queue: Queue = Queue()
+    dispatch: Dispatch = Dispatch()
+    observe: Observe = Observe()
+    apps: dict[AppName, AppBlocks] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what it is given: the environment comes in by `load`, and a test's does not come in at all."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _one_port_for_all(self) -> Self:
+        if self.http.port == 0 and self.workers > 1:
+            raise ValueError("http.port = 0 takes any free port, and several workers have to share one: name it")
+        return self
+
+    @property
+    def data(self) -> Path:
+        """The folder of everything the gateway writes."""
+        return self.queue.path.parent
+
+    def blocks(self) -> dict[tuple[str, str], ProviderSettings]:
+        """What is configured, by (app, provider)."""
+        return {
+            (app, provider): block
+            for app, blocks in self.apps.items()
+            for provider in PROVIDERS
+            if (block := getattr(blocks, provider)) is not None
+        }
+
+
+class Problem(NamedTuple):
+    """One wrong key."""
+
+    key: str
+    """Dotted path, as in the file."""
+    detail: str
+
+
+class SettingsError(ValueError):
+    """The configuration is wrong. Names every wrong key and what is expected; never shows a value."""
+
+    def __init__(self, source: str, problems: list[Problem]) -> None:
+        super().__init__(source, problems)
+        self.source = source
+        self.problems = problems
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n  {problem.key}: {problem.detail}" for problem in self.problems)
+        return f"The configuration ({self.source}) cannot be used:{lines}"
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Read, overlay, resolve and check the configuration.
+
+    Raises:
+        SettingsError: with all that is wrong, at once.
+    """
+    source = "environment" if path is None else str(path)
+    values, problems = ({}, []) if path is None else _read(path)
+    overlay, misnamed = _environment(environ)
+    _merge(values, overlay)
+    _anchor(values, Path.cwd() if path is None else path.resolve().parent)
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        problems += [_problem(detail) for detail in error.errors(include_url=False, include_input=False)]
+    if problems := problems + misnamed:
+        raise SettingsError(source, problems)
+    return settings
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    try:
+        return tomllib.loads(path.read_text("utf-8")), []
+    except FileNotFoundError:
+        detail = "there is no such file; copy carillon.example.toml, or name another with --config"
+    except OSError as error:
+        detail = f"cannot be read: {error.strerror}"
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        detail = f"is not TOML: {error}"
+    raise SettingsError(str(path), [Problem("file", detail)])
+
+
+def _environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[Problem]]:
+    """The tables that the environment spells out, and variables whose first part is no key."""
+    ours = {k.lower(): v for k, v in environ.items() if k.startswith(PREFIX) and k not in OTHER_VARIABLES}
+    misnamed = [
+        Problem(name.upper(), "this environment variable stands for no key" + _suggestion(key, known))
+        for name in ours
+        if (key := name.removeprefix(PREFIX.lower()).split(DELIMITER)[0]) not in (known := Settings.model_fields)
+    ]
+    source = EnvSettingsSource(Settings)
+    source.env_vars = ours
+    try:
+        return source(), misnamed
+    except SourceError as error:
+        return {}, [*misnamed, Problem(PREFIX + "*", f"{error}; lists and tables are written as JSON there")]
+
+
+def _merge(values: dict[str, Any], overlay: Mapping[str, Any]) -> None:
+    for key, value in overlay.items():
+        if isinstance(value, dict) and isinstance(below := values.get(key), dict):
+            _merge(below, value)
+        else:
+            values[key] = value
+
+
+def _anchor(values: dict[str, Any], folder: Path) -> None:
+    """Make paths absolute: `queue.path`, and every key of a provider block that ends in `_file`."""
+    queue = values.setdefault("queue", {})
+    if isinstance(queue, dict) and isinstance(path := queue.get("path", str(Queue().path)), str):
+        queue["path"] = str(folder / Path(path).expanduser())
+    apps = values.get("apps")
+    for app in apps.values() if isinstance(apps, dict) else ():
+        for block in app.values() if isinstance(app, dict) else ():
+            for key, value in block.items() if isinstance(block, dict) else ():
+                if key.endswith("_file") and isinstance(value, str) and value:
+                    block[key] = str(folder / Path(value).expanduser())
+
+
+def _problem(detail: Mapping[str, Any]) -> Problem:
+    *tables, key = [str(part) for part in detail["loc"]] or ["settings"]
+    path = ".".join([*tables, key])
+    match detail["type"]:
+        case _ if key == "[key]":
+            rule = "an app's name is up to 64 of a-z, 0-9, _ and -, and begins with a letter or digit"
+            return Problem(".".join(tables), rule)
+        case "missing":
+            return Problem(path, "is missing and has to be given")
+        case "extra_forbidden":
+            return Problem(path, "is not known" + _suggestion(key, _table(tables).model_fields))
+        case "path_type":
+            return Problem(path, "expected a path")
+        case "model_type" | "dict_type":
+            return Problem(path, f"expected a table, [{path}]")
+        case _:
+            return Problem(path, str(detail["msg"]).removeprefix("Value error, "))
+
+
+def _table(path: list[str]) -> type[BaseModel]:
+    """What the table at a path is validated with."""
+    match path:
+        case ["apps", _]:
+            return AppBlocks
+        case ["apps", _, provider]:
+            return PROVIDERS[provider].settings
+        case [section]:
+            return type(Settings.model_fields[section].default)
+        case _:
+            return Settings
+
+
+def _suggestion(key: str, known: Iterable[str]) -> str:
+    if close := difflib.get_close_matches(key, known, 1):
+        return f"; is {close[0]} meant?"
+    return f"; known here: {', '.join(known)}"
