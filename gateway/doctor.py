@@ -69,7 +69,9 @@ def examine(path: Path | None, environ: Mapping[str, str], timeout: float = 5.0)
         settings = load(path, environ)
     except SettingsError as error:
         for problem in error.problems:
-            yield Finding("configuration", Level.FAILED, f"{problem.key}: {problem.detail}", f"edit {error.source}")
+            yield Finding(
+                "configuration", Level.FAILED, f"{problem.key}: {problem.detail}", f"correct it in {error.source}"
+            )
         return
     yield from configuration(settings, path)
     yield from storage(settings)
@@ -77,6 +79,11 @@ def examine(path: Path | None, environ: Mapping[str, str], timeout: float = 5.0)
     credentials = _CredentialCheck(settings)
     yield from credentials.findings(time.time())
     yield from network(credentials.targets, timeout)
+
+
+def _mistakes(check: str, error: SettingsError) -> Iterator[Finding]:
+    for problem in error.problems:
+        yield Finding(check, Level.FAILED, f"{problem.key}: {problem.detail}", f"correct it ({error.source})")
 
 
 def machine() -> Iterator[Finding]:
@@ -173,7 +180,9 @@ class _CredentialCheck:
                 store = CredentialStore({key: block})
             except CredentialsError as error:
                 for problem in error.problems:
-                    yield Finding("credential", Level.FAILED, f"{problem.key}: {problem.detail}", "see the sentence")
+                    yield Finding(
+                        "credential", Level.FAILED, f"{problem.key}: {problem.detail}", "correct the block or its files"
+                    )
                 continue
             for (app, provider), credential in store.items():
                 subject = f"{app}/{provider}"

@@ -98,9 +98,9 @@ class Dispatch(Section):
     """Mean wait after the first failure; it doubles with each."""
     backoff_cap: Seconds = 900.0
     max_dead_share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """More dead targets than this among a route's recent answers are taken for a mistake in the configuration, such as
-    another environment's tokens: the route stops, and no token is invalidated by it."""
-    batches_per_route: Annotated[int, Field(gt=0)] = 8
+    """A larger share of dead targets among a minute's answers of a route (500 at least) is taken for a wrong
+    configuration: the route stops, nothing is invalidated."""
+    batches_per_route: Annotated[int, Field(gt=0)] = 16
     """Batches of one route that a worker holds at a time: memory and fairness against round trips to the queue."""
 
 

@@ -235,8 +235,8 @@ class Provider(Protocol):
     def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
         """Validate and canonicalise the targets of recipients that all name this provider."""
 
-    def registered_key(self, origin: str, targets: tuple[bytes, ...]) -> bytes:
-        """What identifies a target for token invalidation: the token, or the subscription's endpoint."""
+    def registered_keys(self, origin: str, targets: tuple[list[bytes], ...]) -> list[bytes]:
+        """What identifies targets for token invalidation: the tokens, or the subscriptions' endpoints."""
 
     def check(self, message: Message, terms: Terms, settings: ProviderSettings) -> list[Problem]:
         """What the service would refuse about the message for every recipient, found before anything is stored."""

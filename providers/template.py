@@ -122,15 +122,17 @@ def is_templated(text: str) -> bool:
 def problems(message: Message) -> list[Problem]:
     """What is wrong with a message's placeholders, whichever provider it is for."""
     found: list[Problem] = []
-    environment = _environment()
+    environment: minijinja.Environment | None = None
     for pointer, value in _walk(message):
         if isinstance(value, _TooDeep):
             found.append(Problem(pointer, f"nested deeper than {DEEPEST} levels"))
         elif isinstance(value, _Key):
             if is_templated(value):
                 found.append(Problem(pointer, "placeholders are not replaced in keys, only in values"))
-        elif "{" in value and _is_logic(value) and (detail := _fault(environment, value)):
-            found.append(Problem(pointer, detail))
+        elif "{" in value and _is_logic(value):
+            environment = environment or _environment()
+            if detail := _fault(environment, value):
+                found.append(Problem(pointer, detail))
     return found
 
 

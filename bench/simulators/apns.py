@@ -12,7 +12,7 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from . import jws
-from .message import Answer, Request
+from .message import Answer, Headers, Request
 from .script import Rule
 from .service import NO_REACTION, Judgement, Reaction
 from .wire import Limits
@@ -141,7 +141,7 @@ class Apns:
 
     name = "apns"
     named_targets = False
-    protocols = ("h2",)
+    protocols: tuple[str, ...] = ("h2",)
 
     def __init__(
         self,
@@ -303,9 +303,9 @@ class Apns:
         if rule.answer != "accepted":
             since = self._dead_since if rule.since is None else rule.since
             return self._answer(WORDS.get(rule.answer, rule.answer), request, since)
-        headers = ((b"apns-id", _identity(request)),)
+        headers: Headers = ((b"apns-id", _identity(request)),)
         if self._sandbox:
-            headers += ((b"apns-unique-id", str(uuid.uuid4()).encode()),)
+            headers = (*headers, (b"apns-unique-id", str(uuid.uuid4()).encode()))
         return Answer(200, headers)
 
     def _answer(self, reason: str, request: Request, since: float = 0.0) -> Answer:

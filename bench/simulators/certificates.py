@@ -98,16 +98,12 @@ class Certificates(NamedTuple):
             _builder(name, authority.subject, key.public_key())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         )
         if alternatives is not None:
             builder = builder.add_extension(alternatives, critical=False)
         write_secret(key_file, private_pem(key))
-        certificate_file.write_bytes(
-            builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-        )
+        certificate_file.write_bytes(builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
     def server_context(self, *protocols: str) -> ssl.SSLContext:
         """TLS for a listener that offers these ALPN protocols; asks for a client certificate, requires none."""
@@ -124,9 +120,7 @@ def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
-) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()

@@ -7,7 +7,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from . import frames
 from .frame_wire import FrameWire
@@ -23,9 +23,7 @@ from .wire import Wire
 class Engine:
     """What the connections of a service share."""
 
-    def __init__(
-        self, service: Service, script: Script, *, wire: type[H2Wire] | type[FrameWire], rtt: float
-    ) -> None:
+    def __init__(self, service: Service, script: Script, *, wire: type[H2Wire] | type[FrameWire], rtt: float) -> None:
         self.service = service
         self.limits = service.limits
         self.rtt = rtt
@@ -218,8 +216,7 @@ class _Negotiation(asyncio.Protocol):
         self._engine = engine
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
         session: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         wire = self._engine.wire(session.selected_alpn_protocol() if session else None)
-        transport.set_protocol(wire)
+        cast(asyncio.Transport, transport).set_protocol(wire)  # uvloop's is none by inheritance
         wire.connection_made(transport)

@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from . import frames
 from .fast_journal import FastJournal, Recording
@@ -152,14 +152,16 @@ class FastWire(asyncio.Protocol):
         self._highest = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         terms = self._engine.terms
-        self._outbox = Outbox(transport, terms.rtt)
+        self._outbox = Outbox(self.transport, terms.rtt)
         self._engine.wires.add(self)
         self._engine.stats["connections"] += 1
         streams = terms.streams if terms.first_streams is None else terms.first_streams
-        values = {frames.Setting.MAX_CONCURRENT_STREAMS: streams, frames.Setting.MAX_HEADER_LIST_SIZE: 8000}
+        values: dict[int, int] = {
+            frames.Setting.MAX_CONCURRENT_STREAMS: streams,
+            frames.Setting.MAX_HEADER_LIST_SIZE: 8000,
+        }
         greeting = frames.settings(values)
         if terms.window > frames.DEFAULT_WINDOW:
             greeting += frames.window_update(0, terms.window - frames.DEFAULT_WINDOW)
@@ -321,7 +323,9 @@ def webpush_success() -> Success:
     block = frames.header_block(201, ((b"location", b"/m/" + b"0" * 16),))
     before = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 0, block)[:5]
     fields = block[:-16]
-    return Success(201, lambda stream, number: b"%b%b%b%08x%b" % (before, stream, fields, number, stream.hex().encode()), 0)
+    return Success(
+        201, lambda stream, number: b"%b%b%b%08x%b" % (before, stream, fields, number, stream.hex().encode()), 0
+    )
 
 
 def stub_success() -> Success:

@@ -20,6 +20,7 @@ class Recording:
         self._bodies: list[bytes] = []
         self._done: list[bytes] = []
         self._reader = HeaderReader()
+        self._block = b""
         self._open: dict[int, tuple[list[Field], bytearray]] = {}
         self.requests = 0
 
@@ -35,23 +36,27 @@ class Recording:
 
     def decode(self) -> Iterator[tuple[int, Request]]:
         """Stream and request of what ended since the last time, in the order in which answers were made."""
-        headers, self._headers = self._headers, []
-        bodies, self._bodies = self._bodies, []
-        done, self._done = self._done, []
-        block = b""
-        for _, flags, stream, payload in _frames(b"".join(headers)):
-            block += payload
+        reads = list(zip(self._headers, self._bodies, self._done, strict=True))
+        for column in (self._headers, self._bodies, self._done):
+            column.clear()
+        reads.reverse()
+        while reads:  # popped, so that what is decoded is freed
+            headers, bodies, done = reads.pop()
+            self._open_streams(headers)
+            for _, _, stream, payload in _frames(bodies):
+                self._open[stream][1].extend(payload)
+            for place in range(0, len(done), 4):
+                stream = int.from_bytes(done[place : place + 4], "big")
+                fields, body = self._open.pop(stream)
+                yield stream, Request.of(fields, bytes(body))
+
+    def _open_streams(self, headers: bytes) -> None:
+        for _, flags, stream, payload in _frames(headers):
+            self._block += payload
             if flags & frames.END_HEADERS:
                 opened = self._open.setdefault(stream, ([], bytearray()))
-                opened[0].extend(self._reader.read(block))
-                block = b""
-        for _, _, stream, payload in _frames(b"".join(bodies)):
-            self._open[stream][1].extend(payload)
-        ended = b"".join(done)
-        for place in range(0, len(ended), 4):
-            stream = int.from_bytes(ended[place : place + 4], "big")
-            fields, body = self._open.pop(stream)
-            yield stream, Request.of(fields, bytes(body))
+                opened[0].extend(self._reader.read(self._block))
+                self._block = b""
 
 
 def _frames(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import hpack
 
 from . import frames
+from .header_reader import HeaderReader
 from .message import Headers, Request
 from .wire import Wire
 
@@ -36,7 +37,7 @@ class FrameWire(Wire):
         super().__init__(engine, number)
         self._buffer = b""
         self._greeted = False
-        self._hpack = hpack.Decoder(max_header_list_size=engine.limits.header_list)
+        self._reader = HeaderReader()
         self._out: list[bytes] = []
         self._requests: dict[int, _Incoming] = {}
         self._unrefilled = 0
@@ -116,13 +117,12 @@ class FrameWire(Wire):
         if not flags & frames.END_HEADERS:
             return
         try:
-            fields = self._hpack.decode(incoming.block, raw=True)
+            incoming.fields += self._reader.read(incoming.block)
         except hpack.HPACKError:
             self.engine.stats["protocol_errors"] += 1
             self.goaway(0, frames.Code.COMPRESSION_ERROR)
             return
         incoming.block = b""
-        incoming.fields += [(bytes(name), bytes(value)) for name, value in fields]
         if stream not in self.streams and not self._admit(stream):
             del self._requests[stream]
         elif incoming.whole:
@@ -204,4 +204,6 @@ class FrameWire(Wire):
         if frames.Setting.INITIAL_WINDOW_SIZE in values:
             self._stream_window = values[frames.Setting.INITIAL_WINDOW_SIZE]
             # What bodies under way took of the old window would leave a smaller one negative for ever.
-            self._out += [frames.window_update(stream, len(request.body)) for stream, request in self._requests.items() if request.body]
+            for stream, request in self._requests.items():
+                if request.body:
+                    self._out.append(frames.window_update(stream, len(request.body)))

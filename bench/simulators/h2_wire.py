@@ -9,6 +9,7 @@ import h2.connection
 import h2.events
 import h2.exceptions
 import h2.settings
+from h2.settings import SettingCodes
 
 from . import frames
 from .message import Headers, Request
@@ -50,11 +51,11 @@ class H2Wire(Wire):
         self._h2.local_settings = h2.settings.Settings(
             client=False,
             initial_values={
-                frames.Setting.HEADER_TABLE_SIZE: 4096,
-                frames.Setting.MAX_CONCURRENT_STREAMS: limits.streams,
-                frames.Setting.INITIAL_WINDOW_SIZE: frames.DEFAULT_WINDOW,
-                frames.Setting.MAX_FRAME_SIZE: frames.DEFAULT_FRAME,
-                frames.Setting.MAX_HEADER_LIST_SIZE: limits.header_list,
+                SettingCodes.HEADER_TABLE_SIZE: 4096,
+                SettingCodes.MAX_CONCURRENT_STREAMS: limits.streams,
+                SettingCodes.INITIAL_WINDOW_SIZE: frames.DEFAULT_WINDOW,
+                SettingCodes.MAX_FRAME_SIZE: frames.DEFAULT_FRAME,
+                SettingCodes.MAX_HEADER_LIST_SIZE: limits.header_list,
             },
         )
         self._pending_limits.append(limits.streams)
@@ -89,7 +90,7 @@ class H2Wire(Wire):
                 self._closed(stream)
             case h2.events.SettingsAcknowledged(changed_settings=changed):
                 self._settings_acknowledged()
-                if h2.settings.SettingCodes.INITIAL_WINDOW_SIZE in (changed or ()):
+                if SettingCodes.INITIAL_WINDOW_SIZE in (changed or ()):
                     self._reopen_windows()
             case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
                 self._release()

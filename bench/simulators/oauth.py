@@ -56,7 +56,7 @@ class OAuth:
 
     name = "oauth"
     named_targets = False
-    protocols = ("h2", "http/1.1")
+    protocols: tuple[str, ...] = ("h2", "http/1.1")
     limits = Limits(streams=100)
 
     def __init__(self, key: rsa.RSAPublicKey, client_email: str, key_id: str, tokens: AccessTokens) -> None:

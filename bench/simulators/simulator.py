@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 from . import credentials as names
@@ -143,7 +143,7 @@ async def start(
     host: str = "127.0.0.1",
     port: int = 0,
     origins: int = 1,
-    options: Options = Options(),  # noqa: B008 - immutable
+    options: Options = Options(),
 ) -> Simulator:
     """Starts a simulator on the running loop.
 
@@ -168,9 +168,7 @@ async def start(
     return simulator
 
 
-async def _start_oauth(
-    simulator: Simulator, tls: Certificates, credentials: Credentials, tokens: AccessTokens
-) -> None:
+async def _start_oauth(simulator: Simulator, tls: Certificates, credentials: Credentials, tokens: AccessTokens) -> None:
     oauth = OAuth(credentials.google_key, names.CLIENT_EMAIL, credentials.google_key_id, tokens)
     simulator.token_engine = Engine(oauth, Script(), wire=H2Wire, rtt=0.0)
     port = await simulator.listen(simulator.token_engine, tls, oauth.protocols, 0)

@@ -15,7 +15,14 @@ from .service import NO_REACTION, Judgement, Reaction
 from .wire import Limits
 
 _PATH = re.compile(rb"/push/([A-Za-z0-9_.:-]+)$")
-_STATUSES = {"rejected": 400, "credential": 401, "unregistered": 410, "throttled": 429, "failed": 500, "unavailable": 503}
+_STATUSES = {
+    "rejected": 400,
+    "credential": 401,
+    "unregistered": 410,
+    "throttled": 429,
+    "failed": 500,
+    "unavailable": 503,
+}
 _REASONS = {400: "bad_token", 401: "unauthorized", 410: "gone", 429: "throttled", 500: "error", 503: "unavailable"}
 
 
@@ -36,7 +43,7 @@ class Stub:
 
     name = "stub"
     named_targets = True
-    protocols = ("h2",)
+    protocols: tuple[str, ...] = ("h2",)
     limits = Limits(streams=100)
 
     def __init__(self, secret: str, *, dead_since: float = 0.0) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from .message import Answer, Headers
 
@@ -88,9 +88,8 @@ class Wire(asyncio.Protocol, ABC):
     # asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self._outbox = Outbox(transport, self.engine.rtt)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._outbox = Outbox(self.transport, self.engine.rtt)
         self.engine.opened(self)
         self._begin()
         self._flush()

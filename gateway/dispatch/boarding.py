@@ -49,7 +49,7 @@ async def board(
     """
     columns = [column.split(b"\n") for column in lease.columns]
     flight = Flight(lease, plan, columns, provider.target_columns, now)
-    if flight.states.count(State.PENDING) != lease.count:
+    if bytes(flight.states).count(State.PENDING) != lease.count:
         _take_over(flight, wall)
     flight.cancelled = cancelled(lease.job.id)
     await _drop_dead(flight, provider, queue, wall)

@@ -279,7 +279,8 @@ class Sender:
         if registered and float(registered) > since:
             self._end(flight, index, State.REJECTED, milliseconds, f"{outcome.reason} before it was registered")
             return
-        key = self.provider.registered_key(self.route.origin, tuple(column[index] for column in flight.targets))
+        target = tuple([column[index]] for column in flight.targets)
+        (key,) = self.provider.registered_keys(self.route.origin, target)
         flight.dead.append(DeadTarget(key, since, outcome.reason))
         self._end(flight, index, State.INVALID_TOKEN, milliseconds, outcome.reason)
 

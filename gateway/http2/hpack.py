@@ -105,7 +105,13 @@ class HeadEncoder:
         return b"".join(parts)
 
     def _segments(self, head: Head, *, insert: bool) -> tuple[bytes, ...]:
-        """Pseudo-header fields have to come before the others (RFC 9113 section 8.3), fixed before varying."""
+        """Pseudo-header fields have to come before the others (RFC 9113 section 8.3), fixed before varying.
+
+        Raises:
+            ValueError: the varying names are not in that order, so their columns would be mixed up.
+        """
+        if sorted(head.varying, key=lambda name: not name.startswith(b":")) != list(head.varying):
+            raise ValueError("a head's varying pseudo-header fields have to be named before its others")
         indexable = set(self._indexable(head))
         segments: list[bytes] = []
         parts: list[bytes] = []

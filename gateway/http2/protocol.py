@@ -47,6 +47,7 @@ _BARE_ACCEPTED = b"\x00\x00\x01\x01\x05"
 """Start of a HEADERS frame of one byte with END_HEADERS and END_STREAM; `:status 200` is the index 0x88."""
 _RUN_OF_ACCEPTED = re.compile(rb"(?:\x00\x00\x01\x01\x05[\x00-\x7f]...\x88)+", re.DOTALL)
 _STREAM_IDS = struct.Struct(">5xIx").iter_unpack
+_BARE_SIZE = 10
 
 _DATA_HEADS = tuple(frames.FRAME_HEADER.pack(0, size, Type.DATA, frames.END_STREAM, 0)[:5] for size in range(16_385))
 """Length, type and flags of a DATA frame that ends its stream, by size. 1 MiB once a process."""
@@ -412,17 +413,17 @@ class ClientProtocol:
         the search for a part of the answer that came before, which a stream in `_incomplete` has, or of a request
         that is not through. From a stream on that we closed or never opened, the run goes the long way.
         """
-        ids = list(chain.from_iterable(_STREAM_IDS(run)))
         settled = 0
         if not self._incomplete and not self._partials:
-            accepted = self._results.accepted
+            pop, accepted = self._open.pop, self._results.accepted
             before = len(accepted)
-            with contextlib.suppress(KeyError):  # what came before it stays in the list
-                accepted.extend(map(self._open.pop, ids))
+            with contextlib.suppress(KeyError):
+                for (stream_id,) in _STREAM_IDS(run):
+                    accepted.append(pop(stream_id))
             settled = len(accepted) - before
             if settled:
                 self._progressed()
-        for stream_id in ids[settled:]:
+        for (stream_id,) in _STREAM_IDS(run[settled * _BARE_SIZE :]):
             self._on_headers(frames.END_STREAM | frames.END_HEADERS, stream_id, b"\x88")
 
     def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:

@@ -64,18 +64,19 @@ class Body:
             self._hash.update(data)
         return data
 
-    async def whole(self, share: Share) -> bytes:
-        """All of it.
+    async def whole(self, most: int, share: Share | None = None) -> bytes:
+        """All of it; `share` is for what is larger than `Limits.free`.
 
         Raises:
-            Refused: 413, it is larger than a JSON body may be; 503, there is no memory for it; as `read`.
+            Refused: 413, it is larger than `most`; 503, there is no memory for it; as `read`.
         """
         parts = []
         while data := await self.read():
-            if self.received > self._limits.body:
-                raise too_large(self._limits)
-            # Twice: the parts are joined, and the decoded slices and their columns come while the whole is held.
-            share.hold(max(0, self.received - self._limits.free) * 2)
+            if self.received > most:
+                raise too_large(most)
+            if share is not None and self.received > self._limits.free:
+                # Three times: it is joined of parts, its recipients are cut out of it, and they become columns.
+                share.hold(3 * self.received)
             parts.append(data)
         return b"".join(parts)
 
@@ -130,6 +131,5 @@ class Lines:
             self._buffer.clear()
 
 
-def too_large(limits: Limits) -> Refused:
-    detail = f"A JSON body has at most {limits.body:,} bytes; send more recipients as application/x-ndjson."
-    return Refused(413, detail)
+def too_large(most: int) -> Refused:
+    return Refused(413, f"A JSON body has at most {most:,} bytes here; send larger jobs as application/x-ndjson.")

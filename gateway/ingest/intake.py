@@ -6,19 +6,19 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager
-from typing import Annotated, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
-from msgspec import Meta
 
 from gateway.ingest import submission
+from gateway.ingest.answers import Accepted
 from gateway.ingest.batching import Splitter
 from gateway.ingest.body import OVERLONG, Body
 from gateway.ingest.limits import Limits
 from gateway.ingest.memory import Memory, Share
 from gateway.ingest.problem import Refused, invalid, suggestion
-from gateway.ingest.recipients import Refusal, Refusals, decode_array, decode_lines, too_long
-from gateway.ingest.submission import Document, Submission
+from gateway.ingest.recipients import Refusals, decode_array, decode_lines, too_long
+from gateway.ingest.submission import JobDocument, JobLine
 from gateway.model import Job, Lane
 from gateway.queue.base import Idempotency, NewBatch, Queue, Replay, Twin
 from providers.base import Problem, Provider, ProviderSettings
@@ -44,15 +44,6 @@ class Meter(Protocol):
 
     def lane(self, app: str, provider: str, lane: Lane) -> LaneMeter:
         """The counts for one app, provider and class."""
-
-
-class Accepted(msgspec.Struct, frozen=True):
-    """The job is on stable storage. Each delivery's id is in its receipt, beside the recipient's id."""
-
-    job: Annotated[str, Meta(description="The job's id.")]
-    accepted: Annotated[int, Meta(description="Recipients that became deliveries.")]
-    refused: Annotated[list[Refusal], Meta(description="The first 1,000 recipients that did not, and why.")]
-    refused_count: Annotated[int, Meta(description="All that did not.")]
 
 
 class Answer(NamedTuple):
@@ -95,7 +86,10 @@ class Intake:
             Refused: whatever is wrong with it.
             QueueError: it is not stored.
         """
-        document = submission.read(await body.whole(share), Document)
+        text = await body.whole(self._limits.body, share)
+        document = submission.read(text, JobDocument)
+        if len(text) - len(memoryview(document.recipients)) > self._limits.line:
+            raise Refused(413, f"A job without its recipients has at most {self._limits.line:,} bytes.")
         job, problems = submission.job(document, time.time())
         idempotency = _idempotency(job.app, key, body.fingerprint)
         try:
@@ -128,7 +122,7 @@ class Intake:
 
     async def _receive(self, body: Body, texts: AsyncIterator[bytes], key: str | None) -> Answer:
         head, first = await _head(texts, self._limits)
-        job, problems = submission.job(submission.read(head, Submission), time.time())
+        job, problems = submission.job(submission.read(head, JobLine), time.time())
         with self._memory.stream(job.app):
             async with self._begun(job, _idempotency(job.app, key, b"")) as former:
                 if former is not None:
@@ -203,8 +197,7 @@ class Intake:
         if not accepted and not refusals.count:
             raise invalid([_NO_RECIPIENTS])
         if not accepted:
-            members = {"refused": refusals.listed, "refused_count": refusals.count}
-            raise Refused(422, _NOBODY, members=members)
+            raise Refused(422, _NOBODY, refused=refusals.listed, refused_count=refusals.count)
         return msgspec.json.encode(Accepted(job.id, accepted, refusals.listed, refusals.count))
 
     def _taken(self, job: Job, splitter: Splitter, answer: bytes) -> Answer:

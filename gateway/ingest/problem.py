@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from aiohttp import web
 
+from gateway.ingest.answers import Fault, ProblemDetails, Refusal
 from providers.base import Problem
 
 CONTENT_TYPE = "application/problem+json"
@@ -35,30 +36,28 @@ class Refused(Exception):
         retry_after: int | None = None,
         headers: Mapping[str, str] | None = None,
         close: bool = False,
-        members: Mapping[str, Any] | None = None,
+        refused: Sequence[Refusal] = (),
+        refused_count: int = 0,
     ) -> None:
         super().__init__(status, detail)
-        self.status = status
-        self.detail = detail
-        self.errors = errors
-        self.headers = dict(headers or {})
-        self.members = members or {}
-        self.close = close
+        self._close = close
+        self._headers = dict(headers or {})
         if retry_after is not None:
-            self.headers["Retry-After"] = str(retry_after)
+            self._headers["Retry-After"] = str(retry_after)
+        self._document = ProblemDetails(
+            title=HTTPStatus(status).phrase,
+            status=status,
+            detail=detail,
+            errors=[Fault(*error) for error in errors],
+            refused=list(refused),
+            refused_count=refused_count,
+        )
 
     def response(self) -> web.Response:
-        document = {
-            "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-            "errors": [problem._asdict() for problem in self.errors],
-            **self.members,
-        }
-        body = msgspec.json.encode(document)
-        response = web.Response(status=self.status, body=body, content_type=CONTENT_TYPE, headers=self.headers)
-        if self.close:
+        body = msgspec.json.encode(self._document)
+        status = self._document.status
+        response = web.Response(status=status, body=body, content_type=CONTENT_TYPE, headers=self._headers)
+        if self._close:
             response.force_close()
         return response
 

@@ -14,26 +14,19 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from gateway.ingest.answers import Refusal
 from gateway.ingest.problem import located
-from providers.base import Recipient
+from providers import base
 
 ID_LENGTH = 128
 
 _REASON_LENGTH = 256
 
 
-class StrictRecipient(Recipient, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
-    """As a caller sends it. A misspelt field would otherwise be a variable that is missing, or a date nobody sees."""
+class Recipient(base.Recipient, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
+    """A recipient as a caller sends it: `token` or `subscription`, whichever its provider knows."""
 
     id: Annotated[str, Meta(min_length=1, max_length=ID_LENGTH)]
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """A recipient that gets nothing."""
-
-    index: Annotated[int, Meta(description="Position among the job's recipients, from 0.")]
-    id: Annotated[str | None, Meta(description="As sent, if it could be read.")]
-    reason: str
 
 
 class Refusals:
@@ -52,7 +45,7 @@ class Refusals:
     def add_text(self, index: int, text: bytes, error: Exception) -> None:
         """A recipient that could not be decoded. To explain it costs 20 us, so only where somebody will see it."""
         if len(self.listed) < self._most:
-            where, detail = located(error, text, StrictRecipient)
+            where, detail = located(error, text, Recipient)
             self.add(index, _id(text), f"{where[1:]}: {detail}" if where else detail)
         else:
             self.count += 1
@@ -76,8 +69,8 @@ _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
 _SPACE = b" \t\r\n"
 _ERRORS = (ValueError, RecursionError)
 
-_one = msgspec.json.Decoder(StrictRecipient)
-_list = msgspec.json.Decoder(list[StrictRecipient])
+_one = msgspec.json.Decoder(Recipient)
+_list = msgspec.json.Decoder(list[Recipient])
 _raw = msgspec.json.Decoder(list[msgspec.Raw])
 _any = msgspec.json.Decoder()
 
@@ -134,7 +127,7 @@ def _elements(array: bytes, start: int, end: int, limit: int) -> tuple[list[byte
     return ([*found, rest] if rest.strip(_SPACE) else found), end
 
 
-def _try(decode: Callable[[bytes], list[StrictRecipient]], text: bytes) -> list[StrictRecipient] | None:
+def _try(decode: Callable[[bytes], list[Recipient]], text: bytes) -> list[Recipient] | None:
     if _sound(text):
         with suppress(*_ERRORS):
             return decode(text)

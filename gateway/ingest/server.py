@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from gateway.ingest import openapi
 from gateway.ingest.body import Body, too_large
 from gateway.ingest.intake import Answer, Apps, Intake, Meter
 from gateway.ingest.limits import KIB, Limits
+from gateway.ingest.lookup import Lookup, Receipts
+from gateway.ingest.media import JSON, NDJSON, content_type
 from gateway.ingest.problem import Refused
 from gateway.queue.base import Queue, QueueError
 from providers.base import Provider
 
 _LOG = structlog.get_logger()
 
-JSON = "application/json"
-NDJSON = "application/x-ndjson"
 
 _KEY = re.compile(r"[!-~]{1,255}")
-_NO_JOB = "There is no such job, or its receipts are older than they are kept."
-_ENCODED = "Send the body as it is: compressed ones are not taken."
 _FAILED = "The gateway failed at this request, which may or may not have been done. Its log says more."
 _SHUTDOWN_GRACE = 10.0
 
@@ -47,36 +45,37 @@ class Ingest:
         apps: Apps,
         providers: Mapping[str, Provider],
         queue: Queue,
+        receipts: Receipts,
         on_work: Callable[[], None],
         meter: Meter,
         limits: Limits = Limits(),
     ) -> None:
         self._intake = Intake(apps, providers, queue, on_work, meter, limits)
-        self._queue = queue
+        self._lookup = Lookup(apps, queue, receipts, limits)
         self._limits = limits
 
     def routes(self) -> list[web.RouteDef]:
+        """All of `/v1`, and the description of it."""
         return [
             web.post("/v1/jobs", self._submit),
-            web.delete("/v1/jobs/{id}", self._cancel),
+            *self._lookup.routes(),
+            web.get("/openapi.json", _openapi),
         ]
 
     async def _submit(self, request: web.Request) -> web.Response:
-        kind = _content_type(request, JSON, NDJSON)
+        kind = content_type(request, JSON, NDJSON)
         key = _idempotency_key(request)
         length = request.content_length
         if kind == JSON and length is not None and length > self._limits.body:
-            raise too_large(self._limits)
+            raise too_large(self._limits.body)
         body = Body(request.content, self._limits, hashed=key is not None)
         take = self._intake.document if kind == JSON else self._intake.stream
         with self._intake.upload() as share:
             return _accepted(await take(body, share, key))
 
-    async def _cancel(self, request: web.Request) -> web.Response:
-        job_id = request.match_info["id"]
-        if not await self._queue.cancel(job_id, time.time()):
-            raise Refused(404, _NO_JOB)
-        return web.json_response({"job": job_id}, status=202)
+
+async def _openapi(_request: web.Request) -> web.Response:
+    return web.Response(body=openapi.document(), content_type=JSON)
 
 
 def application(routes: Iterable[web.AbstractRouteDef], middlewares: Sequence[Middleware] = ()) -> web.Application:
@@ -125,18 +124,6 @@ def _accepted(answer: Answer) -> web.Response:
     if answer.replayed:
         headers["Idempotent-Replayed"] = "true"
     return web.Response(status=202, body=answer.body, content_type=JSON, headers=headers)
-
-
-def _content_type(request: web.Request, *known: str) -> str:
-    """The request's media type, one of `known`."""
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Refused(415, _ENCODED, headers={"Accept-Encoding": "identity"})
-    if request.content_type not in known:
-        raise Refused(415, f"Send it as {' or '.join(known)}.", headers={"Accept-Post": ", ".join(known)})
-    charset = request.charset
-    if charset is not None and charset.lower() not in ("utf-8", "utf8", "us-ascii"):
-        raise Refused(415, "Send it in UTF-8; JSON has no other encoding (RFC 8259, section 8.1).")
-    return request.content_type
 
 
 def _idempotency_key(request: web.Request) -> str | None:

@@ -27,7 +27,7 @@ _MALFORMED = "The body is not the JSON that is expected."
 Instant = Annotated[datetime, Meta(tz=True)]
 
 
-class Submission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class JobLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The first line of an NDJSON upload."""
 
     app: Annotated[str, Meta(min_length=1, max_length=64, description="A name under `[apps]` in the configuration.")]
@@ -64,13 +64,13 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     message: Message
 
 
-class Document(Submission, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class JobDocument(JobLine, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A JSON body: the job and its recipients, which are decoded apart, a slice at a time."""
 
     recipients: msgspec.Raw
 
 
-_Kind = TypeVar("_Kind", bound=Submission)
+_Kind = TypeVar("_Kind", bound=JobLine)
 
 
 def read(text: bytes, kind: type[_Kind]) -> _Kind:
@@ -88,42 +88,44 @@ def read(text: bytes, kind: type[_Kind]) -> _Kind:
         raise Refused(400, _MALFORMED, errors=[problem]) from None
 
 
-def job(submission: Submission, now: float) -> tuple[Job, list[Problem]]:
+def job(line: JobLine, now: float) -> tuple[Job, list[Problem]]:
     """The job that was submitted, and what is wrong with it by itself."""
-    problems = [*_words(submission), *_overrides(submission.message)]
-    lane = Lane.TRANSACTIONAL if submission.class_ == "transactional" else Lane.PROMOTIONAL
-    on_unknown = submission.on_unknown or ("resend" if lane is Lane.TRANSACTIONAL else "report")
+    problems = [*_words(line), *_overrides(line.message)]
+    lane = Lane.TRANSACTIONAL if line.class_ == "transactional" else Lane.PROMOTIONAL
+    on_unknown = line.on_unknown or ("resend" if lane is Lane.TRANSACTIONAL else "report")
     made = Job(
         id=new_job_id(),
-        app=submission.app,
+        app=line.app,
         lane=lane,
-        campaign=submission.campaign,
-        message=submission.message,
-        variables=template.variables(submission.message),
-        collapse_key=submission.collapse_key,
+        campaign=line.campaign,
+        message=line.message,
+        variables=template.variables(line.message),
+        collapse_key=line.collapse_key,
         created_at=now,
-        deliver_at=_instant(submission.deliver_at),
-        expires_at=_expiry(submission, now, problems),
+        deliver_at=_instant(line.deliver_at),
+        expires_at=_expiry(line, now, problems),
         resend_unknown=on_unknown == "resend",
     )
     return made, problems + list(_times(made))
 
 
-def _words(submission: Submission) -> Iterator[Problem]:
-    if _CONTROL.search(submission.campaign):
+def _words(line: JobLine) -> Iterator[Problem]:
+    if _CONTROL.search(line.campaign):
         yield Problem("/campaign", "must not hold control characters")
-    if submission.collapse_key is not None and not _COLLAPSE_KEY.fullmatch(submission.collapse_key):
+    if line.collapse_key is not None and not _COLLAPSE_KEY.fullmatch(line.collapse_key):
         yield Problem("/collapse_key", "must be 1 to 64 visible ASCII characters")
 
 
 def _overrides(message: Message) -> Iterator[Problem]:
-    """Integers in the raw provider blocks that JSON allows and no service takes."""
+    """What JSON allows in the raw provider blocks and no service takes. A stack: they may be nested 1,000 deep."""
     waiting: list[tuple[tuple[str | int, ...], Any]] = [
         (("message", name), getattr(message, name)) for name in ("apns", "fcm", "webpush", "stub")
     ]
     while waiting:
         path, value = waiting.pop()
-        if isinstance(value, dict):
+        if len(path) > template.DEEPEST:
+            yield Problem(pointer(path), f"is nested deeper than {template.DEEPEST} levels")
+        elif isinstance(value, dict):
             waiting += [((*path, key), child) for key, child in value.items()]
         elif isinstance(value, list):
             waiting += [((*path, index), child) for index, child in enumerate(value)]
@@ -135,14 +137,14 @@ def _instant(value: datetime | None) -> float | None:
     return None if value is None else value.timestamp()
 
 
-def _expiry(submission: Submission, now: float, problems: list[Problem]) -> float | None:
-    if submission.ttl is None:
-        return _instant(submission.expires_at)
-    if submission.expires_at is not None:
+def _expiry(line: JobLine, now: float, problems: list[Problem]) -> float | None:
+    if line.ttl is None:
+        return _instant(line.expires_at)
+    if line.expires_at is not None:
         problems.append(Problem("/ttl", "cannot stand together with expires_at; leave one of them out"))
-    start = now if submission.deliver_at is None else max(now, submission.deliver_at.timestamp())
+    start = now if line.deliver_at is None else max(now, line.deliver_at.timestamp())
     try:
-        return start + ttl_seconds(submission.ttl)
+        return start + ttl_seconds(line.ttl)
     except ValueError as error:
         problems.append(Problem("/ttl", str(error)))
         return None

@@ -100,7 +100,7 @@ class DeadTarget(NamedTuple):
     """A service's word that a target is dead."""
 
     key: bytes
-    """`Provider.registered_key`."""
+    """As of `Provider.registered_keys`."""
     since: float
     """UNIX seconds: registrations up to then are dead."""
     reason: str
@@ -158,8 +158,8 @@ class Queue(Protocol):
     async def lease(self, room: Room, now: float) -> list[Lease]:
         """Take batches that are due: by lane first, then by due time, fairly over the routes that have any.
 
-        `progress.states` of a lease is valid until the batch is given back or lost; take it from the lease each
-        time instead of keeping it.
+        What a holder writes to `progress.states` may be known to the queue at once, so that after the holder's death
+        a delivery marked as SENT is not taken for PENDING.
         """
 
     async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:

@@ -19,7 +19,7 @@ _IS_TERMINAL = bytes(0xFF if state in _TERMINAL else 0 for state in range(256))
 _KNOWN = bytes(State)
 
 _PENDING_MAY_BE_SENT = bytes([State.SENT, *range(1, 256)])
-_CANCEL = bytes([State.CANCELLED, State.UNKNOWN, *range(2, 256)])
+_CANCEL = bytes([State.CANCELLED, *range(1, 256)])
 
 _encode_notes = msgspec.msgpack.Encoder().encode
 _decode_notes = msgspec.msgpack.Decoder(dict[int, Note]).decode
@@ -91,12 +91,18 @@ def pending_may_be_sent(states: bytes) -> bytes:
 
 
 def cancelled(columns: Columns) -> Columns:
-    """The columns of a cancelled job's batch that nobody holds: no delivery is tried (again)."""
+    """The columns of a cancelled job's batch that nobody holds: no delivery is tried (again).
+
+    One that may have reached its device is unknown, for nobody can take that back.
+    """
     notes = columns.notes_by_index()
-    for index, state in enumerate(columns.states):
-        if state == State.SENT:
-            _explain(notes, index, CANCELLED_AFTER_SENDING)
-    return columns._replace(states=columns.states.translate(_CANCEL), notes=_encode_notes(notes) if notes else None)
+    states = bytearray(columns.states.translate(_CANCEL))
+    tried = (index for index, note in notes.items() if note.unanswered and states[index] == State.CANCELLED)
+    sent = (index for index, state in enumerate(columns.states) if state == State.SENT)
+    for index in [*tried, *sent]:
+        states[index] = State.UNKNOWN
+        _explain(notes, index, CANCELLED_AFTER_SENDING)
+    return columns._replace(states=bytes(states), notes=_encode_notes(notes) if notes else None)
 
 
 def recovered(stored: Columns, found: bytes, elapsed: int) -> Columns:
@@ -119,8 +125,8 @@ def recovered(stored: Columns, found: bytes, elapsed: int) -> Columns:
 
 
 def _explain(notes: dict[int, Note], index: int, reason: str) -> None:
-    former = notes.get(index, Note())
-    notes[index] = msgspec.structs.replace(former, reason=reason, retry_at=0.0)
+    note = notes.setdefault(index, Note())
+    note.reason, note.retry_at = reason, 0.0
 
 
 def encode_indexes(indexes: list[int]) -> bytes:

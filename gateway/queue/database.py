@@ -52,9 +52,10 @@ class Database:
     async def close(self) -> None:
         """Finish what was handed in, then let go of the file."""
         if self._writer is None or self._reader is None:
+            self._reading.shutdown()
             return
         writer, reader = self._writer, self._reader
-        self._writer = self._reader = None
+        self._reader = None
         await asyncio.get_running_loop().run_in_executor(self._reading, reader.close)
         await writer.close()
         self._reading.shutdown()

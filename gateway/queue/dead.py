@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import apsw
+
+from gateway.model import Route
+from gateway.queue.base import DeadTarget
+from gateway.queue.rows import every, first, only
+
 _SLOTS_PER_KEY = 16
 _SMALLEST = 1 << 16
 _LARGEST = 1 << 26
@@ -41,3 +47,38 @@ class DeadFilter:
         slots, mask = self._slots, len(self._slots) - 1
         hits = [key for key in keys if slots[hash(key) & mask]]  # 0.07 us a key, of which the hash is 0.04
         return [key for key in hits if slots[hash(key) & mask] >> (hash(key) >> 32 & 7) & 1]
+
+
+def remember_dead(db: apsw.Connection, sequence: int, dead: Sequence[DeadTarget]) -> None:
+    """Keep what a service said of targets of this batch's app and provider; the latest word counts."""
+    if not dead:
+        return
+    app, provider = only(
+        db,
+        "SELECT app, provider FROM routes WHERE number = (SELECT route FROM batches WHERE sequence = ?)",
+        (sequence,),
+    )
+    for target in dead:
+        # A replaced row gets a new revision, so that the feed tells the newer word too.
+        db.execute(
+            "INSERT OR REPLACE INTO dead_targets (app, provider, key, since, reason) SELECT ?1, ?2, ?3, ?4, ?5 WHERE "
+            "NOT EXISTS (SELECT 1 FROM dead_targets WHERE app = ?1 AND provider = ?2 AND key = ?3 AND since >= ?4)",
+            (app, provider, target.key, target.since, target.reason),
+        )
+
+
+def known_dead(db: apsw.Connection, route: Route, keys: Iterable[bytes]) -> dict[bytes, DeadTarget]:
+    sql = "SELECT since, reason FROM dead_targets WHERE app = ? AND provider = ? AND key = ?"
+    found = {key: first(db, sql, (route.app, route.provider, key)) for key in keys}
+    return {key: DeadTarget(key, *row) for key, row in found.items() if row is not None}
+
+
+def count_dead(db: apsw.Connection) -> int:
+    (count,) = only(db, "SELECT count(*) FROM dead_targets")
+    return int(count)
+
+
+def dead_since(db: apsw.Connection, after: int, limit: int) -> list[tuple[int, bytes]]:
+    """Revisions and keys, in the order of writing."""
+    sql = "SELECT revision, key FROM dead_targets WHERE revision > ? ORDER BY revision LIMIT ?"
+    return every(db, sql, (after, limit))

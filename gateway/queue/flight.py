@@ -5,7 +5,7 @@ memory and nothing else, and yet survives kill -9: the page cache belongs to the
 while its owner lives; a free lock means death, however it came. A power cut or a reboot loses the page cache, so the
 file names the boot in which it is worth anything.
 
-A slot is armed after its lease is durable and before the holder sees the batch, and freed after the batch was durably
+A slot is armed after its lease is durable and before the holder sees the batch, and disarmed after the batch was durably
 given back. A lease without a slot was therefore never touched by its holder.
 """
 
@@ -16,7 +16,9 @@ import fcntl
 import mmap
 import os
 import struct
+import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +70,8 @@ class FlightRecorder:
         self._map = mmap.mmap(self._file, size)
         self._map[: _HEADER.size] = _HEADER.pack(_MAGIC, boot_id(), slots)
         self._free = list(range(slots))
-        self._slots: dict[Entry, tuple[int, memoryview]] = {}
+        self._armed: dict[Entry, int] = {}
+        self._views: dict[int, weakref.ref[memoryview]] = {}
 
     @property
     def room(self) -> int:
@@ -89,23 +92,29 @@ class FlightRecorder:
         self._map[body : body + len(states)] = states
         _SLOT.pack_into(self._map, start, *entry, len(states))
         view = memoryview(self._map)[body : body + len(states)]
-        self._slots[entry] = slot, view
+        self._armed[entry] = slot
+        # A holder may keep its view for longer than the lease and even write to it: the slot is another batch's only
+        # when nobody can reach it any more.
+        self._views[slot] = weakref.ref(view, partial(self._forsaken, slot))
         return view
 
     def disarm(self, entry: Entry) -> None:
-        """Free a batch's slot. Its view is dead from now on: a late write raises instead of hitting another batch."""
-        slot, view = self._slots.pop(entry, (None, None))
-        if slot is None or view is None:
+        """What happened to a batch is stored elsewhere by now, or is no longer ours to tell."""
+        slot = self._armed.pop(entry, None)
+        if slot is None:
             return
         _SLOT.pack_into(self._map, _HEADER_SIZE + slot * _SLOT_SIZE, 0, 0, 0)
-        with contextlib.suppress(BufferError):  # somebody reads it at this moment; it goes with its last user
-            view.release()
-        self._free.append(slot)
+        if self._views[slot]() is None:
+            self._free.append(slot)
+
+    def _forsaken(self, slot: int, _view: weakref.ref[memoryview]) -> None:
+        if slot not in self._armed.values():
+            self._free.append(slot)
 
     def close(self) -> None:
         """Remove the file. No lease may be out."""
         self._path.unlink(missing_ok=True)
-        self._slots.clear()
+        self._views.clear()
         with contextlib.suppress(BufferError):  # a holder still has a view; the map goes with it
             self._map.close()
         os.close(self._file)

@@ -1,4 +1,4 @@
-"""How work is held and ended: what leasing, progress, cancelling and recovery do inside a transaction."""
+"""How work is held and given back: what leasing, progress and recovery do inside a transaction."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import apsw
 
 from gateway.model import Lane, Route
 from gateway.queue import columns as column
-from gateway.queue.base import DeadTarget, Depth, LeaseLost, QueueError, Room
+from gateway.queue.base import DeadTarget, LeaseLost, QueueError, Room
 from gateway.queue.columns import Columns
+from gateway.queue.dead import remember_dead
 from gateway.queue.flight import Entry, Trace
+from gateway.queue.rows import every, first, only
 from gateway.queue.schema import BatchState, JobState
 
 ROUTES_AT_ONCE = 256
@@ -29,7 +31,7 @@ class Taken(NamedTuple):
     crashes: int
     job_id: str
     route: Route
-    count: int
+    size: int
     columns: bytes
     stored: Columns | None
 
@@ -42,10 +44,10 @@ class Hold(NamedTuple):
     owner: str
 
 
-class _Batch(NamedTuple):
+class Batch(NamedTuple):
     sequence: int
     job: int
-    count: int
+    size: int
     due: float
     created: float
     cancelled: bool
@@ -96,7 +98,7 @@ def _candidates(
                 "ORDER BY due LIMIT ?",
                 (lane, number, now, min(limit, room.per_route - before)),
             )
-            found += [_Candidate(before + ahead, *row, route) for ahead, row in enumerate(rows)]
+            found += [_Candidate(before + ahead, due, sequence, route) for ahead, (due, sequence) in enumerate(rows)]
     return found, routes[-1][0] if len(routes) == ROUTES_AT_ONCE else 0
 
 
@@ -119,21 +121,22 @@ def _take(db: apsw.Connection, candidate: _Candidate, owner: str, until: float) 
         "UPDATE batches SET state = ?, attempt = attempt + 1, owner = ?, lease_until = ? WHERE sequence = ?",
         (BatchState.LEASED, owner, until, sequence),
     )
-    batch_id, attempt, crashes, job_id, count, columns, states, notes, milliseconds = db.execute(
+    batch_id, attempt, crashes, job_id, size, columns, states, notes, milliseconds = only(
+        db,
         "SELECT b.id, b.attempt, b.crashes, j.id, b.count, w.columns, r.states, r.notes, r.milliseconds "
         "FROM batches b JOIN jobs j ON j.number = b.job JOIN work w USING (sequence) "
         "LEFT JOIN receipts r USING (sequence) WHERE b.sequence = ?",
         (sequence,),
-    ).fetchone()
+    )
     stored = Columns(states, notes, milliseconds) if states is not None else None
-    return Taken(sequence, batch_id, attempt, crashes, job_id, candidate.route, count, columns, stored)
+    return Taken(sequence, batch_id, attempt, crashes, job_id, candidate.route, size, columns, stored)
 
 
 def message(db: apsw.Connection, job_id: str) -> bytes:
     """A stored job, encoded."""
-    body = db.execute("SELECT m.body FROM messages m JOIN jobs j ON j.number = m.job WHERE j.id = ?", (job_id,)).get
-    assert isinstance(body, bytes)
-    return body
+    sql = "SELECT m.body FROM messages m JOIN jobs j ON j.number = m.job WHERE j.id = ?"
+    (body,) = only(db, sql, (job_id,))
+    return bytes(body)
 
 
 # --- holding
@@ -163,36 +166,37 @@ def defer(
     """Store progress and give the batch back until a time; that of a cancelled job ends here."""
     batch = _held(db, hold)
     remember_dead(db, batch.sequence, dead)
-    _give_back(db, batch, columns, until, now)
+    give_back(db, batch, columns, until, now)
 
 
-def _held(db: apsw.Connection, hold: Hold) -> _Batch:
-    batch = _batch(db, hold.sequence, "b.state = 2 AND b.attempt = ? AND b.owner = ?", (hold.attempt, hold.owner))
+def _held(db: apsw.Connection, hold: Hold) -> Batch:
+    batch = batch_of(db, hold.sequence, "b.state = 2 AND b.attempt = ? AND b.owner = ?", (hold.attempt, hold.owner))
     if batch is None:
         raise LeaseLost("another holder has the batch by now, or its job is gone: drop it")
     return batch
 
 
-def _batch(db: apsw.Connection, sequence: int, condition: str, bindings: tuple[object, ...]) -> _Batch | None:
-    row = db.execute(
+def batch_of(db: apsw.Connection, sequence: int, condition: str, bindings: tuple[object, ...]) -> Batch | None:
+    row = first(
+        db,
         "SELECT b.job, b.count, b.due, j.created, j.state, r.states, r.notes, r.milliseconds "
         "FROM batches b JOIN jobs j ON j.number = b.job LEFT JOIN receipts r USING (sequence) "
         "WHERE b.sequence = ? AND " + condition,
         (sequence, *bindings),
-    ).fetchone()
+    )
     if row is None:
         return None
-    job, count, due, created, job_state, states, notes, milliseconds = row
+    job, size, due, created, job_state, states, notes, milliseconds = row
     stored = Columns(states, notes, milliseconds) if states is not None else None
-    return _Batch(sequence, job, count, due, created, job_state == JobState.CANCELLED, stored)
+    return Batch(sequence, job, size, due, created, job_state == JobState.CANCELLED, stored)
 
 
-def _save(db: apsw.Connection, batch: _Batch, columns: Columns) -> None:
+def _save(db: apsw.Connection, batch: Batch, columns: Columns) -> None:
     """Store columns; whatever became terminal by them gets its place in the feed."""
-    if len(columns.states) != batch.count or len(columns.milliseconds) != 4 * batch.count:
+    if len(columns.states) != batch.size or len(columns.milliseconds) != 4 * batch.size:
         raise QueueError("the columns of a batch are as long as the batch")
     column.check_known(columns.states)
-    before = Columns.fresh(batch.count) if batch.stored is None else batch.stored
+    before = batch.stored or Columns.fresh(batch.size)
     if columns == before:
         return
     column.check_kept(before.states, columns.states)
@@ -203,7 +207,7 @@ def _save(db: apsw.Connection, batch: _Batch, columns: Columns) -> None:
     _publish(db, batch, before.states, columns.states)
 
 
-def _publish(db: apsw.Connection, batch: _Batch, before: bytes, after: bytes) -> None:
+def _publish(db: apsw.Connection, batch: Batch, before: bytes, after: bytes) -> None:
     if column.is_terminal(after) and not column.has_terminal(before):
         indexes = None
     else:
@@ -216,7 +220,7 @@ def _publish(db: apsw.Connection, batch: _Batch, before: bytes, after: bytes) ->
     )
 
 
-def _end(db: apsw.Connection, batch: _Batch, now: float) -> None:
+def _end(db: apsw.Connection, batch: Batch, now: float) -> None:
     db.execute(
         "UPDATE batches SET state = ?, owner = NULL, lease_until = NULL, finished = ? WHERE sequence = ?",
         (BatchState.DONE, now, batch.sequence),
@@ -226,11 +230,11 @@ def _end(db: apsw.Connection, batch: _Batch, now: float) -> None:
         "UPDATE jobs SET open_batches = open_batches - 1, finished = iif(open_batches = 1, ?, NULL) WHERE number = ?",
         (now, batch.job),
     )
-    db.execute("UPDATE stored SET batches = batches - 1, deliveries = deliveries - ?", (batch.count,))
+    db.execute("UPDATE stored SET batches = batches - 1, deliveries = deliveries - ?", (batch.size,))
 
 
-def _give_back(
-    db: apsw.Connection, batch: _Batch, columns: Columns, due: float, now: float, *, crashed: bool = False
+def give_back(
+    db: apsw.Connection, batch: Batch, columns: Columns, due: float, now: float, *, crashed: bool = False
 ) -> None:
     """Nobody holds the batch any more. It ends here if its job is cancelled or everything in it is answered."""
     if batch.cancelled:
@@ -251,10 +255,11 @@ def _give_back(
 
 def release_expired(db: apsw.Connection, now: float, trace_of: Callable[[str], Trace]) -> None:
     """Give back what its holders have not extended in time."""
-    expired = db.execute(
-        "SELECT sequence, attempt, owner FROM batches WHERE state = 2 AND lease_until <= ? ORDER BY lease_until LIMIT ?",
+    expired = every(
+        db,
+        "SELECT sequence, attempt, owner FROM batches WHERE state = 2 AND lease_until <= ? LIMIT ?",
         (now, EXPIRED_AT_ONCE),
-    ).fetchall()
+    )
     traces = {owner: trace_of(owner) for _, _, owner in expired}
     for sequence, attempt, owner in expired:
         _release(db, Entry(sequence, attempt), traces[owner], now)
@@ -279,128 +284,21 @@ def release_orphans(db: apsw.Connection, living: Container[str], now: float) -> 
 
 
 def _leased_by(db: apsw.Connection, chosen: Callable[[str], bool]) -> Iterator[tuple[int, int]]:
-    rows = db.execute("SELECT sequence, attempt, owner FROM batches WHERE state = 2").fetchall()
+    rows = every(db, "SELECT sequence, attempt, owner FROM batches WHERE state = 2")
     return ((sequence, attempt) for sequence, attempt, owner in rows if chosen(owner))
 
 
 def _release(db: apsw.Connection, entry: Entry, trace: Trace, now: float) -> None:
     """Give a batch back in the name of its holder, with what the flight recorder knows of it."""
-    batch = _batch(db, entry.sequence, "b.state = 2 AND b.attempt = ?", (entry.attempt,))
+    batch = batch_of(db, entry.sequence, "b.state = 2 AND b.attempt = ?", (entry.attempt,))
     if batch is None:
         return
-    columns = Columns.fresh(batch.count) if batch.stored is None else batch.stored
+    columns = batch.stored or Columns.fresh(batch.size)
     found = trace.states.get(entry)
-    if found is not None and len(found) == batch.count:
+    if found is not None and len(found) == batch.size:
         elapsed = max(0, min(int((now - batch.created) * 1000), 0xFFFFFFFF))
         columns = column.recovered(columns, found, elapsed)
     if not trace.trusted:
         columns = columns._replace(states=column.pending_may_be_sent(columns.states))
     touched = found is not None or not trace.trusted
-    _give_back(db, batch, columns, batch.due, now, crashed=touched)
-
-
-# --- cancelling and sweeping
-
-
-def cancel(db: apsw.Connection, job_id: str) -> bool:
-    """Mark a job; its batches that nobody holds are out of reach from now on, and `sweep` ends them."""
-    row = db.execute("SELECT number, state, finished FROM jobs WHERE id = ?", (job_id,)).fetchone()
-    if row is None or row[1] not in (JobState.READY, JobState.CANCELLED):
-        return False
-    number, state, finished = row
-    if state == JobState.READY and finished is None:
-        db.execute("UPDATE jobs SET state = ? WHERE number = ?", (JobState.CANCELLED, number))
-        db.execute("INSERT INTO cancellations (job) VALUES (?)", (number,))
-        db.execute(
-            "UPDATE batches SET state = ? WHERE job = ? AND state = ?",
-            (BatchState.CANCELLING, number, BatchState.READY),
-        )
-    return True
-
-
-def sweep(db: apsw.Connection, pieces: int, now: float) -> bool:
-    """Do at most `pieces` of what was left for later: end batches of cancelled jobs, delete discarded jobs.
-
-    Returns:
-        Whether there may be more.
-    """
-    return _sweep_cancelled(db, pieces, now) or _sweep_discarded(db, pieces)
-
-
-def _sweep_cancelled(db: apsw.Connection, pieces: int, now: float) -> bool:
-    rows = db.execute("SELECT sequence FROM batches WHERE state = 4 LIMIT ?", (pieces,)).fetchall()
-    for (sequence,) in rows:
-        batch = _batch(db, sequence, "b.state = 4", ())
-        if batch is not None:
-            columns = Columns.fresh(batch.count) if batch.stored is None else batch.stored
-            _give_back(db, batch, columns, batch.due, now)
-    return bool(rows)
-
-
-def _sweep_discarded(db: apsw.Connection, pieces: int) -> bool:
-    job = db.execute("SELECT number FROM jobs WHERE state = 3 LIMIT 1").get
-    if job is None:
-        return False
-    rows = db.execute("SELECT sequence, count, state FROM batches WHERE job = ? LIMIT ?", (job, pieces)).fetchall()
-    for sequence, count, state in rows:
-        for table in ("work", "recipients", "receipts", "batches"):
-            db.execute(f"DELETE FROM {table} WHERE sequence = ?", (sequence,))
-        if state != BatchState.DONE:
-            db.execute("UPDATE stored SET batches = batches - 1, deliveries = deliveries - ?", (count,))
-    db.execute(
-        "DELETE FROM feed WHERE revision IN (SELECT revision FROM feed WHERE job = ? LIMIT ?)", (job, 4 * pieces)
-    )
-    if not rows and db.execute("SELECT count(*) FROM feed WHERE job = ?", (job,)).get == 0:
-        db.execute("DELETE FROM cancellations WHERE job = ?", (job,))
-        db.execute("DELETE FROM messages WHERE job = ?", (job,))
-        db.execute("DELETE FROM jobs WHERE number = ?", (job,))
-    return True
-
-
-# --- dead targets
-
-
-def remember_dead(db: apsw.Connection, sequence: int, dead: Sequence[DeadTarget]) -> None:
-    """Keep what a service said of targets of this batch's app and provider; the latest word counts."""
-    if not dead:
-        return
-    app, provider = db.execute(
-        "SELECT app, provider FROM routes WHERE number = (SELECT route FROM batches WHERE sequence = ?)", (sequence,)
-    ).fetchone()
-    for target in dead:
-        # A replaced row gets a new revision, so that the feed tells the newer word too.
-        db.execute(
-            "INSERT OR REPLACE INTO dead_targets (app, provider, key, since, reason) SELECT ?1, ?2, ?3, ?4, ?5 WHERE "
-            "NOT EXISTS (SELECT 1 FROM dead_targets WHERE app = ?1 AND provider = ?2 AND key = ?3 AND since >= ?4)",
-            (app, provider, target.key, target.since, target.reason),
-        )
-
-
-def known_dead(db: apsw.Connection, route: Route, keys: Iterable[bytes]) -> dict[bytes, DeadTarget]:
-    sql = "SELECT since, reason FROM dead_targets WHERE app = ? AND provider = ? AND key = ?"
-    found = {key: db.execute(sql, (route.app, route.provider, key)).fetchone() for key in keys}
-    return {key: DeadTarget(key, *row) for key, row in found.items() if row is not None}
-
-
-def count_dead(db: apsw.Connection) -> int:
-    return int(db.execute("SELECT count(*) FROM dead_targets").get)
-
-
-def dead_since(db: apsw.Connection, after: int, limit: int) -> list[tuple[int, bytes]]:
-    """Revisions and keys, in the order of writing."""
-    sql = "SELECT revision, key FROM dead_targets WHERE revision > ? ORDER BY revision LIMIT ?"
-    return db.execute(sql, (after, limit)).fetchall()
-
-
-# --- looking
-
-
-def cancellations(db: apsw.Connection, after: int) -> list[tuple[int, str]]:
-    sql = "SELECT revision, id FROM cancellations JOIN jobs ON number = job WHERE revision > ? ORDER BY revision"
-    return db.execute(sql, (after,)).fetchall()
-
-
-def depth(db: apsw.Connection) -> Depth:
-    return Depth(
-        *db.execute("SELECT batches, deliveries, (SELECT min(due) FROM batches WHERE state = 1) FROM stored").fetchone()
-    )
+    give_back(db, batch, columns, batch.due, now, crashed=touched)

@@ -18,6 +18,6 @@ def first(db: apsw.Connection, sql: str, bindings: Sequence[Any] | Mapping[str, 
 
 def only(db: apsw.Connection, sql: str, bindings: Sequence[Any] | Mapping[str, Any] = ()) -> tuple[Any, ...]:
     """The row of a query that always has one."""
-    row = db.execute(sql, bindings).fetchone()
+    row: tuple[Any, ...] | None = db.execute(sql, bindings).fetchone()
     assert row is not None
     return row

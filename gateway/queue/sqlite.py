@@ -20,7 +20,7 @@ import apsw
 import msgspec
 
 from gateway.model import Job, Route
-from gateway.queue import flight, leases, uploads
+from gateway.queue import flight, leases, sweeping, uploads
 from gateway.queue.base import (
     DeadTarget,
     Depth,
@@ -36,9 +36,10 @@ from gateway.queue.base import (
 )
 from gateway.queue.columns import Columns
 from gateway.queue.database import Database
-from gateway.queue.dead import DeadFilter
+from gateway.queue.dead import DeadFilter, count_dead, dead_since, known_dead
 from gateway.queue.flight import Entry, FlightRecorder, Trace
 from gateway.queue.leases import Hold, Taken
+from gateway.queue.rows import only
 from gateway.queue.writer import Operation
 
 SWEPT_AT_ONCE = 32
@@ -240,13 +241,13 @@ class SqliteQueue:
     # --- cancelling, recovering, upkeep
 
     async def cancel(self, job_id: str, now: float) -> bool:
-        known = await self.database.write(lambda db: leases.cancel(db, job_id))
+        known = await self.database.write(lambda db: sweeping.cancel(db, job_id))
         if known:
             await self._sweep(now)
         return known
 
     async def cancelled(self, after: int) -> tuple[int, list[str]]:
-        rows = await self.database.read(partial(leases.cancellations, after=after))
+        rows = await self.database.read(partial(sweeping.cancellations, after=after))
         return (rows[-1][0] if rows else after), [job_id for _, job_id in rows]
 
     async def recover(self, now: float) -> None:
@@ -270,7 +271,7 @@ class SqliteQueue:
         await self.database.write(lambda db: uploads.forget_answers(db, now))
 
     async def _sweep(self, now: float) -> None:
-        while await self.database.write(lambda db: leases.sweep(db, SWEPT_AT_ONCE, now)):
+        while await self.database.write(lambda db: sweeping.sweep(db, SWEPT_AT_ONCE, now)):
             pass
 
     # --- looking
@@ -281,14 +282,14 @@ class SqliteQueue:
         candidates = self._dead.candidates(keys)
         if not candidates:
             return {}
-        return await self.database.read(lambda db: leases.known_dead(db, route, candidates))
+        return await self.database.read(lambda db: known_dead(db, route, candidates))
 
     async def _look_for_dead(self) -> None:
         """Bring the filter up to what all processes have written."""
         async with self._looking:
             self._dead_looked = time.monotonic()
             if self._dead_revision == 0 or self._dead.crowded:
-                await self._read_dead(DeadFilter(await self.database.read(leases.count_dead)), 0)
+                await self._read_dead(DeadFilter(await self.database.read(count_dead)), 0)
             else:
                 await self._read_dead(self._dead, self._dead_revision)
 
@@ -296,12 +297,12 @@ class SqliteQueue:
         rows = [(after, b"")]
         while rows:
             after = rows[-1][0]
-            rows = await self.database.read(partial(leases.dead_since, after=after, limit=DEAD_AT_ONCE))
+            rows = await self.database.read(partial(dead_since, after=after, limit=DEAD_AT_ONCE))
             into.add(key for _, key in rows)
         self._dead, self._dead_revision = into, after
 
     async def depth(self) -> Depth:
-        return await self.database.read(leases.depth)
+        return await self.database.read(_depth)
 
     # --- flight recorders
 
@@ -328,7 +329,7 @@ class SqliteQueue:
 
 
 def _hand_out(recorder: FlightRecorder, slot: int, taken: Taken, job: Job) -> Lease:
-    stored = taken.stored or Columns.fresh(taken.count)
+    stored = taken.stored or Columns.fresh(taken.size)
     view = recorder.arm(slot, Entry(taken.sequence, taken.attempt), stored.states)
     return Lease(
         sequence=taken.sequence,
@@ -336,8 +337,14 @@ def _hand_out(recorder: FlightRecorder, slot: int, taken: Taken, job: Job) -> Le
         attempt=taken.attempt,
         job=job,
         route=taken.route,
-        count=taken.count,
+        count=taken.size,
         columns=_decode_columns(taken.columns),
         progress=Progress(view, stored.milliseconds_array(), stored.notes_by_index()),
         crashes=taken.crashes,
     )
+
+
+def _depth(db: apsw.Connection) -> Depth:
+    batches, deliveries = only(db, "SELECT batches, deliveries FROM stored")
+    (oldest_due,) = only(db, "SELECT min(due) FROM batches WHERE state = 1")
+    return Depth(batches, deliveries, oldest_due)

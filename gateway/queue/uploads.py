@@ -10,6 +10,7 @@ import msgspec
 
 from gateway.model import BATCH_SIZE, Job, Route
 from gateway.queue.base import Idempotency, NewBatch, QueueError, QueueFull, Replay, Twin
+from gateway.queue.rows import every, first, only
 from gateway.queue.schema import BatchState, JobState
 
 encode_columns = msgspec.msgpack.Encoder().encode
@@ -45,7 +46,7 @@ def begin(
 
 
 def _former_answer(db: apsw.Connection, key: str, now: float) -> Replay | Twin | None:
-    row = rows.first(db, "SELECT job_id, fingerprint, answer, expires FROM idempotency WHERE key = ?", (key,))
+    row = first(db, "SELECT job_id, fingerprint, answer, expires FROM idempotency WHERE key = ?", (key,))
     if row is None:
         return None
     job_id, fingerprint, answer, expires = row
@@ -68,9 +69,7 @@ def put(db: apsw.Connection, job_id: str, batches: Sequence[NewBatch], uploader:
 def seal(db: apsw.Connection, job_id: str, fingerprint: bytes, answer: bytes, uploader: str) -> None:
     """Make all batches of a job visible at once."""
     number, _, due = _upload(db, job_id, uploader)
-    count, deliveries = db.execute(
-        "SELECT count(*), coalesce(sum(count), 0) FROM batches WHERE job = ?", (number,)
-    ).fetchone()
+    count, deliveries = only(db, "SELECT count(*), coalesce(sum(count), 0) FROM batches WHERE job = ?", (number,))
     db.execute("UPDATE batches SET state = ? WHERE job = ?", (BatchState.READY, number))
     db.execute(
         "UPDATE jobs SET state = ?, uploader = NULL, open_batches = ?, deliveries = ?, finished = ? WHERE number = ?",
@@ -81,16 +80,18 @@ def seal(db: apsw.Connection, job_id: str, fingerprint: bytes, answer: bytes, up
 
 def abandon(db: apsw.Connection, job_id: str, uploader: str) -> None:
     """Give up an upload of this process; what it stored is swept away later."""
-    row = db.execute(
-        "SELECT number FROM jobs WHERE id = ? AND state = ? AND uploader = ?", (job_id, JobState.UPLOADING, uploader)
-    ).fetchone()
+    row = first(
+        db,
+        "SELECT number FROM jobs WHERE id = ? AND state = ? AND uploader = ?",
+        (job_id, JobState.UPLOADING, uploader),
+    )
     if row is not None:
         discard(db, row[0], job_id)
 
 
 def abandon_all(db: apsw.Connection, chosen: Callable[[str], bool]) -> None:
     """Give up the uploads of chosen processes."""
-    uploads = db.execute("SELECT number, id, uploader FROM jobs WHERE state = 0").fetchall()
+    uploads = every(db, "SELECT number, id, uploader FROM jobs WHERE state = 0")
     for number, job_id, uploader in uploads:
         if chosen(uploader):
             discard(db, number, job_id)
@@ -108,7 +109,7 @@ def forget_answers(db: apsw.Connection, now: float) -> None:
 
 
 def _upload(db: apsw.Connection, job_id: str, uploader: str) -> _Upload:
-    row = db.execute("SELECT number, lane, due, state, uploader FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    row = first(db, "SELECT number, lane, due, state, uploader FROM jobs WHERE id = ?", (job_id,))
     if row is None or row[3:] != (JobState.UPLOADING, uploader):
         raise QueueError(f"{job_id} is not being uploaded by this process: begin it again")
     return _Upload(*row[:3])
@@ -118,7 +119,7 @@ def _count_in(db: apsw.Connection, batches: Sequence[NewBatch], high_water: int)
     if any(not 0 < batch.count <= BATCH_SIZE for batch in batches):
         raise QueueError(f"a batch has 1 to {BATCH_SIZE} deliveries")
     deliveries = sum(batch.count for batch in batches)
-    stored = db.execute("SELECT deliveries FROM stored").get
+    (stored,) = only(db, "SELECT deliveries FROM stored")
     if stored + deliveries > high_water:
         raise QueueFull(
             f"{stored} deliveries are queued and the limit is {high_water}: try again when some have been sent"
@@ -146,7 +147,7 @@ def _insert(db: apsw.Connection, upload: _Upload, batch: NewBatch) -> None:
 
 def _route_number(db: apsw.Connection, route: Route) -> int:
     key = (route.app, route.provider, route.origin)
-    row = db.execute("SELECT number FROM routes WHERE app = ? AND provider = ? AND origin = ?", key).fetchone()
+    row = first(db, "SELECT number FROM routes WHERE app = ? AND provider = ? AND origin = ?", key)
     if row is not None:
         return int(row[0])
     db.execute("INSERT INTO routes (app, provider, origin) VALUES (?, ?, ?)", key)

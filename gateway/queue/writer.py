@@ -63,6 +63,7 @@ class Writer:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._closed = False
         self._log_pages = 0
         connection.set_wal_hook(self._note_log)
         self._thread = threading.Thread(target=self._run, name="queue-writer", daemon=True)
@@ -70,12 +71,15 @@ class Writer:
 
     def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
         """Hand an operation in; the future is done when it is durable. Cancelling it does not stop the operation."""
+        if self._closed:
+            raise QueueError("the queue is closed")
         future: asyncio.Future[T] = self._loop.create_future()
         self._waiting.put(_Waiting(operation, future))
         return future
 
     async def close(self) -> None:
         """Finish what was handed in before, then close the connection."""
+        self._closed = True
         self._waiting.put(None)
         await asyncio.to_thread(self._thread.join)
 

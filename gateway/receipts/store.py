@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import apsw
 
 from gateway.model import INDEX_DIGITS, TERMINAL_STATES, Note, State, delivery_prefix, split_delivery_id
-from gateway.queue import leases, uploads
+from gateway.queue import uploads
 from gateway.queue.columns import Columns, decode_indexes
 from gateway.queue.database import Database
+from gateway.queue.rows import every, first, only
 from gateway.queue.schema import JobState
+from gateway.queue.sweeping import sweep
 from gateway.receipts.states import PENDING, WORDS, InvalidToken, InvalidTokens, JobStatus, Page, Receipt
 
 OFFSET_BITS = 10
@@ -143,11 +145,12 @@ class ReceiptStore:
         """Targets of an app that were declared dead since a cursor (0: from the start)."""
 
         def query(db: apsw.Connection) -> InvalidTokens:
-            rows = db.execute(
+            rows = every(
+                db,
                 "SELECT revision, provider, key, since, reason FROM dead_targets WHERE app = ? AND revision > ? "
                 "ORDER BY revision LIMIT ?",
                 (app, after, limit),
-            ).fetchall()
+            )
             tokens = [InvalidToken(provider, key.decode(), since, reason) for _, provider, key, since, reason in rows]
             return InvalidTokens(tokens, rows[-1][0] if rows else after)
 
@@ -162,7 +165,7 @@ class ReceiptStore:
         forgotten = 0
         while jobs := await self._database.write(lambda db: _discard_finished(db, now - retention)):
             forgotten += jobs
-            while await self._database.write(lambda db: leases.sweep(db, BATCHES_AT_ONCE, now)):
+            while await self._database.write(lambda db: sweep(db, BATCHES_AT_ONCE, now)):
                 pass
         while await self._database.write(_shrink):
             pass
@@ -171,7 +174,7 @@ class ReceiptStore:
 
 def _visible_job(db: apsw.Connection, job_id: str, columns: str) -> Any:
     sql = f"SELECT {columns} FROM jobs WHERE id = ? AND state IN (?, ?)"
-    return db.execute(sql, (job_id, *_VISIBLE)).fetchone()
+    return first(db, sql, (job_id, *_VISIBLE))
 
 
 def _job_status(db: apsw.Connection, job_id: str) -> JobStatus | None:
@@ -185,7 +188,7 @@ def _job_status(db: apsw.Connection, job_id: str) -> JobStatus | None:
         for terminal in TERMINAL_STATES:
             counts[WORDS[terminal]] += states.count(terminal)
     counts[PENDING] = total - sum(counts.values())
-    first = db.execute("SELECT min(finished) FROM batches WHERE job = ?", (number,)).get
+    (first_finished,) = only(db, "SELECT min(finished) FROM batches WHERE job = ?", (number,))
     return JobStatus(
         id=job_id,
         app=app,
@@ -195,7 +198,7 @@ def _job_status(db: apsw.Connection, job_id: str) -> JobStatus | None:
         finished=finished is not None,
         total=total,
         counts=counts,
-        first_finished_at=first,
+        first_finished_at=first_finished,
         finished_at=finished,
     )
 
@@ -222,9 +225,9 @@ def _feed(
 
 
 def _deliveries(db: apsw.Connection, wanted: dict[bytes, list[int]]) -> dict[str, Receipt]:
-    found = {}
+    found: dict[str, Receipt] = {}
     for batch_id, indexes in wanted.items():
-        row = db.execute(_ONE_BATCH + " AND j.state IN (?, ?)", (batch_id, *_VISIBLE)).fetchone()
+        row = first(db, _ONE_BATCH + " AND j.state IN (?, ?)", (batch_id, *_VISIBLE))
         if row is not None:
             batch = _Batch.of(row)
             known = [index for index in indexes if index < len(batch.states)]
@@ -233,10 +236,11 @@ def _deliveries(db: apsw.Connection, wanted: dict[bytes, list[int]]) -> dict[str
 
 
 def _discard_finished(db: apsw.Connection, before: float) -> int:
-    rows = db.execute(
+    rows = every(
+        db,
         "SELECT number, id FROM jobs WHERE finished < ? AND state IN (?, ?) ORDER BY finished LIMIT ?",
         (before, *_VISIBLE, JOBS_AT_ONCE),
-    ).fetchall()
+    )
     for number, job_id in rows:
         uploads.discard(db, number, job_id)
     return len(rows)
@@ -246,5 +250,5 @@ def _shrink(db: apsw.Connection) -> bool:
     """Give some free pages back to the file system; False if there are few enough."""
     if db.pragma("freelist_count") * FREE_SHARE < db.pragma("page_count") + PAGES_AT_ONCE * FREE_SHARE:
         return False
-    db.execute(f"PRAGMA incremental_vacuum({PAGES_AT_ONCE})").fetchall()
+    every(db, f"PRAGMA incremental_vacuum({PAGES_AT_ONCE})")
     return True

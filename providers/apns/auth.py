@@ -70,10 +70,11 @@ class ProviderToken:
 
     def headers(self, origin: str, now: float) -> Headers | None:
         iat = int(now - CLOCKS) // GRID * GRID
-        # An older token is kept where `renew` minted lately, a newer one never: then the clock was set back.
-        if self._iat is None or now < self._iat or (iat > self._iat and now - self._minted_at >= FLOOR):
-            # The point of the grid stands for the time of minting: others may have minted this token back then.
+        # The point of the grid stands for the time of minting, because others may have minted this token back then.
+        if self._iat is None or now < self._iat:  # the first, or the clock was set back
             self._mint(iat, minted_at=iat + CLOCKS)
+        elif iat > self._iat and now - self._minted_at >= FLOOR:  # `renew` may have minted a moment ago
+            self._mint(iat, minted_at=max(iat + CLOCKS, self._minted_at + FLOOR))
         return self._headers
 
     def exchange(self, now: float) -> Exchange | None:

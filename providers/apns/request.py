@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from providers import template
@@ -11,41 +10,18 @@ from providers.apns.push import Push
 from providers.apns.settings import ApnsSettings
 from providers.base import Head, Headers, Message, Outcome, Problem, Recipient, Rendered, Rows, Targets, Terms
 from providers.template import Template
-
-_HEX = b"0123456789abcdef"
-_TOKEN = re.compile(rb"(?:[0-9a-f]{2}){1,200}")
-_LENGTHS = range(2, 401, 2)
-
-REFUSED = "token: has to be a device token: 2 to 400 hexadecimal digits, an even number of them"
+from providers.tokens import token_targets
 
 
 def targets(recipients: Sequence[Recipient]) -> Targets:
-    """One column: the device token in lower case."""
-    origins = [""] * len(recipients)
-    try:
-        column = "\n".join([recipient.token for recipient in recipients]).encode("ascii").lower().split(b"\n")  # type: ignore[misc]  # a None is a TypeError
-    except (TypeError, UnicodeEncodeError):
-        return Targets(origins, *_one_by_one(recipients))
-    # 0.13 us a token; a look at each is 0.4.
-    if (
-        len(column) == len(recipients)
-        and not b"".join(column).translate(None, _HEX)
-        and all(length in _LENGTHS for length in set(map(len, column)))
-    ):
-        return Targets(origins, (column,), {})
-    return Targets(origins, *_one_by_one(recipients))
-
-
-def _one_by_one(recipients: Sequence[Recipient]) -> tuple[tuple[list[bytes]], dict[int, str]]:
-    column: list[bytes] = []
-    refused: dict[int, str] = {}
-    for position, recipient in enumerate(recipients):
-        token = (recipient.token or "").encode("utf-8", "replace").lower()
-        if not _TOKEN.fullmatch(token):
-            refused[position] = REFUSED
-            token = b""
-        column.append(token)
-    return (column,), refused
+    """One column: the device token in lower case. Apple names no length, so any even one goes."""
+    return token_targets(
+        recipients,
+        alphabet=b"0123456789abcdef",
+        lengths=range(2, 401, 2),
+        refusal="token: has to be a device token: 2 to 400 hexadecimal digits, an even number of them",
+        canonical=bytes.lower,
+    )
 
 
 def check(message: Message, terms: Terms, settings: ApnsSettings) -> list[Problem]:

@@ -44,8 +44,3 @@ class FcmSettings(ProviderSettings):
     @property
     def project(self) -> str:
         return self.project_id or str(self.service_account["project_id"])
-
-    def __repr__(self) -> str:
-        return f"FcmSettings(service_account_file={self.service_account_file!r}, project_id={self.project_id!r})"
-
-    __str__ = __repr__

@@ -28,7 +28,7 @@ class Stub:
     def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
         return request.targets(recipients)
 
-    def registered_key(self, origin: str, targets: tuple[bytes, ...]) -> bytes:
+    def registered_keys(self, origin: str, targets: tuple[list[bytes], ...]) -> list[bytes]:
         return targets[0]
 
     def check(self, message: Message, terms: Terms, settings: ProviderSettings) -> list[Problem]:

@@ -8,7 +8,7 @@ once per message.
 
 from __future__ import annotations
 
-import re
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,22 +28,19 @@ from providers.base import (
 from providers.merge import merge
 from providers.stub import response
 from providers.template import Slot, Template
+from providers.tokens import token_targets
 
 LONGEST_BODY = 4096
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 def targets(recipients: Sequence[Recipient]) -> Targets:
     """One column: the token, which goes into the path, so nothing but harmless characters may be in it."""
-    column: list[bytes] = []
-    refused: dict[int, str] = {}
-    for position, recipient in enumerate(recipients):
-        if recipient.token is None or not _TOKEN.fullmatch(recipient.token):
-            refused[position] = "token: has to be 1 to 200 letters, digits, hyphens and underscores"
-            column.append(b"")
-        else:
-            column.append(recipient.token.encode())
-    return Targets([""] * len(recipients), (column,), refused)
+    return token_targets(
+        recipients,
+        alphabet=string.ascii_letters.encode() + string.digits.encode() + b"_-",
+        lengths=range(1, 201),
+        refusal="token: has to be 1 to 200 letters, digits, hyphens and underscores",
+    )
 
 
 def document(message: Message) -> dict[str, Any]:

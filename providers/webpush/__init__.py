@@ -1,1 +1,44 @@
-provider = None
+"""Web Push: RFC 8030 (delivery), 8291 and 8188 (encryption), 8292 (VAPID)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from providers.base import Credential, Message, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
+from providers.webpush import auth, request, subscription
+from providers.webpush.settings import HOSTS, WebPushSettings
+
+
+class WebPush:
+    """A `Provider`. Its origins are those of the subscriptions."""
+
+    name = "webpush"
+    settings: type[ProviderSettings] = WebPushSettings
+    target_columns = 3
+    default_rate: float | None = None
+    default_connections = 4
+
+    def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
+        assert isinstance(settings, WebPushSettings)
+        return subscription.targets(recipients, settings)
+
+    def registered_keys(self, origin: str, targets: tuple[list[bytes], ...]) -> list[bytes]:
+        prefix = origin.encode()
+        return [prefix + path for path in targets[0]]
+
+    def check(self, message: Message, terms: Terms, settings: ProviderSettings) -> list[Problem]:
+        return request.check(message, terms)
+
+    def endpoint(self, settings: ProviderSettings) -> str:
+        """For trying out whether a service can be reached: each subscription brings its own origin."""
+        return settings.endpoint or f"https://{HOSTS[0]}"
+
+    def compile(self, message: Message, terms: Terms, settings: ProviderSettings, origin: str) -> Plan:
+        return request.WebPushPlan(message, terms, origin)
+
+    def credential(self, settings: ProviderSettings) -> Credential:
+        assert isinstance(settings, WebPushSettings)
+        return auth.credential(settings)
+
+
+provider = WebPush()

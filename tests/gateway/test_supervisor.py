@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
@@ -208,11 +207,11 @@ async def test_workers_leave_when_their_parent_is_killed(tmp_path: Path) -> None
         asyncio.run(Supervisor(command, 2).run())
         """)
     )
-    process = subprocess.Popen([sys.executable, str(parent)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = await asyncio.create_subprocess_exec(sys.executable, str(parent), stderr=asyncio.subprocess.DEVNULL)
     try:
         await stage.until(lambda: len(stage.lines("ready")) == 2)
     finally:
         process.kill()
-        process.wait()
+        await process.wait()
     await stage.until(lambda: not any(alive(pid) for _, pid in stage.lines("ready")))
     assert len(stage.lines("SIGTERM")) == 2

@@ -1,0 +1,83 @@
+"""The gateway's HTTP API as these programs use it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+
+class ApiError(Exception):
+    """The gateway answered with a problem; the message is its own."""
+
+
+class Api:
+    """A client of one gateway."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self.url = url
+        self._session = session
+
+    async def ready(self) -> bool:
+        try:
+            async with self._session.get(f"{self.url}/readyz") as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    async def submit(self, chunks: Iterable[bytes], key: str | None = None) -> dict[str, Any]:
+        """Upload a job as NDJSON and return the answer.
+
+        Raises:
+            ApiError: it was not accepted.
+        """
+        headers = {"Content-Type": "application/x-ndjson"}
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        async with self._session.post(f"{self.url}/v1/jobs", data=_stream(chunks), headers=headers) as response:
+            return await _answer(response, 202)
+
+    async def submit_json(self, document: bytes) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        async with self._session.post(f"{self.url}/v1/jobs", data=document, headers=headers) as response:
+            return await _answer(response, 202)
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        """A job's status."""
+        async with self._session.get(f"{self.url}/v1/jobs/{job_id}") as response:
+            return await _answer(response, 200)
+
+    async def receipts(self, job_id: str, limit: int = 10_000) -> AsyncIterator[dict[str, Any]]:
+        """All receipts of a finished job, page by page."""
+        link: str | None = f"/v1/jobs/{job_id}/receipts?limit={limit}"
+        while link is not None:
+            async with self._session.get(self.url + link) as response:
+                if response.status != 200:
+                    await _answer(response, 200)
+                body = await response.read()
+                following = response.links.get("next")
+            for line in body.splitlines():
+                yield json.loads(line)
+            link = URL(str(following["url"])).path_qs if following and body else None
+
+    async def metrics(self) -> str:
+        async with self._session.get(f"{self.url}/metrics") as response:
+            return await response.text()
+
+
+async def _stream(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+        await asyncio.sleep(0)
+
+
+async def _answer(response: aiohttp.ClientResponse, expected: int) -> dict[str, Any]:
+    text = await response.text()
+    if response.status != expected:
+        raise ApiError(f"{response.method} {response.url.path} answered {response.status}: {text[:2000]}")
+    answer: dict[str, Any] = json.loads(text)
+    return answer

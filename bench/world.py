@@ -1,0 +1,136 @@
+"""A gateway and the simulators it talks to, started for a run and ended with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.request import urlopen
+
+import aiohttp
+import msgspec
+
+from bench.api import Api
+from bench.ledger import Ledger
+from bench.processes import Child, wait_until
+from bench.simulators import Script
+
+
+class World:
+    """Use as a context: everything it starts is ended when it is left, whatever happened inside."""
+
+    def __init__(
+        self,
+        services: Sequence[str],
+        *,
+        mode: str,
+        workers: int = 1,
+        scripts: Mapping[str, Script] | None = None,
+        simulator_options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        gateway_cpu: int | None = None,
+        simulator_cpu: int | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """`environment` is added to the gateway's; `folder` is kept if given, else a temporary one is used."""
+        self.services = tuple(services)
+        self._mode = mode
+        self._workers = workers
+        self._scripts = scripts or {}
+        self._options = tuple(simulator_options)
+        self._environment = environment
+        self._gateway_cpu = gateway_cpu
+        self._simulator_cpu = simulator_cpu
+        self._keep = folder is not None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="carillon-"))
+        self.ready: dict[str, Any] = {}
+        """What the simulators said of themselves: ports, endpoints, control address."""
+
+    def __enter__(self) -> World:
+        try:
+            self.simulators = self._start_simulators()
+            self.gateway = self._start_gateway()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name in ("gateway", "simulators"):
+            child = getattr(self, name, None)
+            if child is not None:
+                child.stop()
+        if not self._keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _start_simulators(self) -> Child:
+        command = ["-m", "bench.simulators", "--services", ",".join(self.services), "--mode", self._mode]
+        command += ["--folder", str(self.folder), *self._options]
+        child = Child("simulators", command, self.folder, announces=True, cpu=self._simulator_cpu)
+        self.simulators = child
+        self.ready = child.first_line()
+        for service, script in self._scripts.items():
+            self.control("POST", f"script?service={service}", msgspec.json.encode(script))
+        return child
+
+    def _start_gateway(self) -> Child:
+        self.url = f"http://127.0.0.1:{_free_port()}"
+        config = self.folder / "carillon.toml"
+        port = self.url.rpartition(":")[2]
+        ours = f'workers = {self._workers}\n[http]\nport = {port}\n[queue]\npath = "queue/carillon.db"\n'
+        config.write_text(ours + (self.folder / "simulators.toml").read_text())
+        command = ["-m", "gateway", "serve", "--config", str(config)]
+        child = Child("gateway", command, self.folder, cpu=self._gateway_cpu, environment=self._environment)
+        self.gateway = child
+        wait_until(lambda: _answers(f"{self.url}/readyz"), "ready", child)
+        return child
+
+    def control(self, method: str, path: str, body: bytes = b"") -> bytes:
+        """Ask the simulators' control listener."""
+        from urllib.request import Request
+
+        request = Request(f"{self.ready['control']}/{path}", data=body or None, method=method)
+        with urlopen(request, timeout=60) as response:
+            answer: bytes = response.read()
+        return answer
+
+    def api(self, session: aiohttp.ClientSession) -> Api:
+        return Api(self.url, session)
+
+    def enter_taken(self, ledger: Ledger) -> None:
+        """Enter all the services' journals into a ledger."""
+        for service in self.services:
+            taken = {}
+            for line in self.control("GET", f"ledger?service={service}").decode().splitlines():
+                key, _, accepted = line.split(" ")
+                if int(accepted):
+                    taken[key] = int(accepted)
+            ledger.taken(taken)
+
+
+def cpus() -> tuple[int | None, int | None]:
+    """One processor for the gateway and another for everything else, where there are two."""
+    available = sorted(os.sched_getaffinity(0))
+    return (available[0], available[1]) if len(available) > 1 else (None, None)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False

@@ -1,0 +1,406 @@
+"""The command line: serve, send, receipts, doctor, simulate, demo, version.
+
+Exit status: 0 it is done; 1 it was done and the answer is bad (a finding of `doctor`, a notification not accepted);
+2 the command or the configuration is wrong; 3 no gateway answers. `serve`: see `gateway.supervisor`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from enum import StrEnum
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gateway.advice import advice
+from gateway.client import Client, Page, Refused, Unreachable
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+
+BAD_ANSWER = 1
+WRONG_USE = 2
+NO_GATEWAY = 3
+
+ROWS_SHOWN = 50
+"""Receipts in a table; beyond that, counting them says more. `--json` gives all."""
+POLL = 0.2
+
+app = typer.Typer(
+    name="carillon",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,  # their frames show local variables, and with them secrets
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Carillon: a push delivery gateway for APNs, FCM and Web Push.",
+    epilog="Exit status: 0 done; 1 done, but the answer is bad; 2 wrong command or settings; 3 no gateway answers.",
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="CARILLON_CONFIG",
+        help="The configuration file. Without it: carillon.toml if there is one here, and CARILLON_* variables.",
+    ),
+]
+Url = Annotated[str, typer.Option(envvar="CARILLON_URL", help="Where the gateway listens.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+DEFAULT_CONFIG = Path("carillon.toml")
+
+
+class JobClass(StrEnum):
+    """`class` of a job."""
+
+    TRANSACTIONAL = "transactional"
+    PROMOTIONAL = "promotional"
+
+
+def main() -> None:
+    """The entry point of `carillon` and `python -m gateway`."""
+    app()
+
+
+# --- the gateway itself
+
+
+@app.command(epilog="Example: carillon serve --config carillon.toml --workers 2")
+def serve(
+    config: Config = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; instead of `workers` of the file.")] = None,
+) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C; a second one ends it at once.
+
+    It stops taking jobs, waits for what is in flight (20 seconds at most) and leaves the rest in the queue.
+    """
+    from gateway.credentials import CredentialsError, CredentialStore
+    from gateway.observe import logs
+    from gateway.observe.cells import SlotTaken
+    from gateway.observe.metrics import clear
+
+    config = _config(config)
+    settings = _settings(config, {} if workers is None else {"CARILLON_WORKERS": str(workers)})
+    with _refusing(CredentialsError, SlotTaken):
+        CredentialStore(settings.blocks())  # the workers load them again; here all errors are told once
+        clear(settings.data / "metrics")
+    logs.configure(settings.observe.log_level, settings.observe.log_format)
+    if settings.workers > 1:
+        raise typer.Exit(_supervised(settings, config))
+    _work(settings, 0)
+
+
+def _work(settings: Settings, number: int) -> None:
+    import uvloop
+
+    from gateway.app import run_worker
+    from gateway.observe.cells import SlotTaken
+    from gateway.queue.base import QueueError
+    from gateway.settings import SettingsError
+
+    with _refusing(SettingsError, SlotTaken, QueueError, OSError):
+        uvloop.run(run_worker(settings, number))
+
+
+def _supervised(settings: Settings, config: Path | None) -> int:
+    from gateway.observe.metrics import SUPERVISOR, Metrics
+    from gateway.supervisor import Supervisor
+
+    def command(worker: int, parent: int) -> list[str]:
+        numbers = ["--worker", str(worker), "--workers", str(settings.workers), "--parent", str(parent)]
+        file = ["--config", str(config)] if config is not None else []
+        return [sys.executable, "-m", "gateway", "worker", *file, *numbers]
+
+    with closing(Metrics(settings.data / "metrics", SUPERVISOR)) as metrics:
+        supervisor = Supervisor(command, settings.workers, restarted=metrics.worker_restarted)
+        return asyncio.run(supervisor.run())
+
+
+@app.command(hidden=True)
+def worker(
+    worker: Annotated[int, typer.Option()],
+    workers: Annotated[int, typer.Option()],
+    parent: Annotated[int, typer.Option(help="A file descriptor that ends with the parent.")],
+    config: Config = None,
+) -> None:
+    """One of several processes of `serve`, which starts it."""
+    from gateway.observe import logs
+    from gateway.supervisor import follow_parent
+
+    follow_parent(parent)
+    settings = _settings(config, {"CARILLON_WORKERS": str(workers)})
+    logs.configure(settings.observe.log_level, settings.observe.log_format, worker=worker)
+    _work(settings, worker)
+
+
+# --- callers of a running gateway
+
+
+@app.command(
+    epilog="Example: carillon send --app shop --provider apns --token 00fc13ad… --title Hello --body 'It works' --wait"
+)
+def send(
+    app_name: Annotated[str, typer.Option("--app", help="The app, as configured.")],
+    provider: Annotated[str, typer.Option(help="apns, fcm or webpush.")],
+    token: Annotated[str | None, typer.Option(help="APNs device token or FCM registration token.")] = None,
+    subscription: Annotated[
+        str | None, typer.Option(help="Web Push: the browser's subscription as JSON, or @FILE that holds it.")
+    ] = None,
+    title: Annotated[str | None, typer.Option()] = None,
+    body: Annotated[str | None, typer.Option()] = None,
+    image: Annotated[str | None, typer.Option(help="URL of a picture.")] = None,
+    link: Annotated[str | None, typer.Option(help="URL to open on tap.")] = None,
+    data: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="For the app itself; repeatable.")] = None,
+    ttl: Annotated[str | None, typer.Option(help="How long it is worth sending, such as 30s, 15m or 6h.")] = None,
+    job_class: Annotated[JobClass, typer.Option("--class", help="Which lane it takes.")] = JobClass.TRANSACTIONAL,
+    url: Url = DEFAULT_URL,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the push service's answer.")] = False,
+    timeout: Annotated[float, typer.Option(help="With --wait: seconds at most.")] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Send one notification by hand, through a running gateway, and say what became of it.
+
+    Exit status 0: accepted by the gateway or, with --wait, by the push service. 1: not accepted, or no answer in time.
+    """
+    message = {"title": title, "body": body, "image": image, "link": link, "data": _pairs(data or [])}
+    recipient = {"id": "by-hand", "provider": provider, **_target(token, subscription)}
+    job = {
+        "app": app_name,
+        "class": job_class.value,
+        "message": {key: value for key, value in message.items() if value},
+        "recipients": [recipient],
+        **({"ttl": ttl} if ttl else {}),
+    }
+    with _talking(as_json):
+        client = Client(url)
+        answer = client.submit(job)
+        receipt = _await_receipt(client, answer["job"], timeout) if wait else None
+    if receipt is None and not wait:
+        see = f"carillon receipts {answer['job']} --url {url}"
+        _say(as_json, answer, f"[green]Taken[/green] as {answer['job']}. What became of it: {see}")
+        return
+    shown = receipt or {"job": answer["job"], "state": "pending"}
+    _say(as_json, shown, _sentence(shown))
+    if shown["state"] != "accepted":
+        raise typer.Exit(BAD_ANSWER)
+
+
+def _await_receipt(client: Client, job_id: str, timeout: float) -> dict[str, Any] | None:
+    deadline = time.monotonic() + timeout
+    while not (page := client.receipts(job_id)).receipts:
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(POLL)
+    return page.receipts[0]
+
+
+def _sentence(receipt: Mapping[str, Any]) -> str:
+    colour = {"accepted": "green", "pending": "yellow"}.get(receipt["state"], "red")
+    reason = f" ({escape(receipt['reason'])})" if receipt.get("reason") else ""
+    return (
+        f"[{colour}]{receipt['state']}[/{colour}]{reason} {escape(advice(receipt['state'], receipt.get('reason', '')))}"
+    )
+
+
+def _pairs(texts: Iterable[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--data")
+        pairs[key] = value
+    return pairs
+
+
+def _target(token: str | None, subscription: str | None) -> dict[str, Any]:
+    if (token is None) == (subscription is None):
+        raise typer.BadParameter("give either --token (APNs, FCM) or --subscription (Web Push)", param_hint="--token")
+    if subscription is None:
+        return {"token": token}
+    try:
+        text = Path(subscription[1:]).read_text("utf-8") if subscription.startswith("@") else subscription
+        return {"subscription": json.loads(text)}
+    except (OSError, ValueError) as error:
+        detail = "it is JSON as `JSON.stringify(subscription)` gives it, or @FILE"
+        raise typer.BadParameter(f"{type(error).__name__}: {detail}", param_hint="--subscription") from None
+
+
+@app.command(epilog="Example: carillon receipts job_018f… --follow --json | jq .state")
+def receipts(
+    job: Annotated[str, typer.Argument(help="The job's id, as the gateway gave it.")],
+    url: Url = DEFAULT_URL,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is finished.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="NDJSON: one receipt a line.")] = False,
+) -> None:
+    """Show the receipts of a job: one for each delivery that has ended."""
+    rows: list[dict[str, Any]] = []
+    counts: dict[tuple[str, str], int] = {}
+    with _talking(as_json):
+        for page in _pages(Client(url), job, follow):
+            rows += page.receipts[: ROWS_SHOWN - len(rows)]
+            for receipt in page.receipts:
+                key = (receipt["provider"], receipt["state"])
+                counts[key] = counts.get(key, 0) + 1
+                if as_json:
+                    typer.echo(json.dumps(receipt))
+    if not as_json:
+        _show_receipts(rows, counts)
+
+
+def _pages(client: Client, job_id: str, follow: bool) -> Iterable[Page]:
+    cursor = None
+    while True:
+        page = client.receipts(job_id, cursor)
+        cursor = page.cursor
+        yield page
+        if page.finished or not (follow or page.receipts):
+            return
+        if not page.receipts:
+            time.sleep(POLL)
+
+
+def _show_receipts(rows: list[dict[str, Any]], counts: Mapping[tuple[str, str], int]) -> None:
+    console = Console()
+    total = sum(counts.values())
+    if not total:
+        console.print("No delivery of this job has ended yet.")
+        return
+    if total <= ROWS_SHOWN:
+        table = Table("recipient", "provider", "state", "reason", "attempts", "delivery")
+        for row in rows:
+            cells = (row["recipient"], row["provider"], row["state"], row.get("reason", ""), row.get("attempts", 1))
+            table.add_row(*(escape(str(cell)) for cell in (*cells, row["id"])))
+        console.print(table)
+    summary = Table("provider", "state", "deliveries", title=f"{total:,} receipts")
+    for (provider, state), count in sorted(counts.items()):
+        summary.add_row(provider, state, f"{count:,}")
+    console.print(summary)
+    if total > ROWS_SHOWN:
+        console.print("Each of them: --json")
+
+
+# --- looking after it
+
+
+@app.command(epilog="Example: carillon doctor --config carillon.toml")
+def doctor(
+    config: Config = None,
+    as_json: AsJson = False,
+    timeout: Annotated[float, typer.Option(help="Seconds for each step of a connection.")] = 5.0,
+) -> None:
+    """Check configuration, keys, clock, storage, limits and every endpoint, and say what to do.
+
+    Exit status 1 if anything failed; warnings alone leave 0. Nothing is sent in an app's name.
+    """
+    from gateway.doctor import Level, examine
+
+    findings = []
+    console = Console(soft_wrap=True)
+    for finding in examine(_config(config), os.environ, timeout):
+        findings.append(finding)
+        if not as_json:
+            colour = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILED: "red"}[finding.level]
+            console.print(f"[{colour}]{finding.level:>7}[/{colour}]  {finding.check}: {escape(finding.detail)}")
+            if finding.remedy:
+                console.print(f"         → {escape(finding.remedy)}")
+    failed = any(finding.level is Level.FAILED for finding in findings)
+    if as_json:
+        typer.echo(json.dumps({"ok": not failed, "findings": [finding._asdict() for finding in findings]}))
+    raise typer.Exit(BAD_ANSWER if failed else 0)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    epilog="Example: carillon simulate --folder /tmp/simulators --services apns,fcm",
+)
+def simulate(context: typer.Context) -> None:
+    """Run simulators of APNs, FCM and Web Push, for tests of one's own. Takes the options of `bench.simulators`."""
+    from bench.simulators.__main__ import main as run
+
+    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    program.command()(run)
+    program(context.args, prog_name="carillon simulate")
+
+
+@app.command(epilog="Example: carillon demo --count 100000 --kill")
+def demo(
+    count: Annotated[int, typer.Option(min=1, help="Recipients.")] = 100_000,
+    kill: Annotated[bool, typer.Option("--kill", help="kill -9 a worker half-way: nothing is lost.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the gateway.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
+) -> None:
+    """Run a whole campaign against simulated services on this machine, and count everything from three sides.
+
+    Exit status 0 if nothing is missing and nothing extra.
+    """
+    from bench.demo import main as run
+
+    raise typer.Exit(run(count=count, kill=kill, json=as_json, workers=workers) or 0)
+
+
+@app.command()
+def version(as_json: AsJson = False) -> None:
+    """Say which version this is, and of what it is made."""
+    names = ("carillon", "aiohttp", "apsw", "cryptography", "uvloop")
+    versions = {name: installed_version(name) for name in names} | {"python": sys.version.split()[0]}
+    parts = ", ".join(f"{name} {number}" for name, number in versions.items() if name != "carillon")
+    _say(as_json, versions, f"carillon {versions['carillon']} ({parts})")
+
+
+# --- what they share
+
+
+def _config(config: Path | None) -> Path | None:
+    return config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+
+
+def _settings(config: Path | None, over: Mapping[str, str]) -> Settings:
+    from gateway.settings import SettingsError, load
+
+    with _refusing(SettingsError):
+        return load(config, {**os.environ, **over})
+
+
+@contextmanager
+def _refusing(*errors: type[Exception]) -> Iterator[None]:
+    """Errors that say what to do become that sentence and the exit status of wrong use."""
+    try:
+        yield
+    except errors as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(WRONG_USE) from None
+
+
+@contextmanager
+def _talking(as_json: bool) -> Iterator[None]:
+    """What goes wrong with a gateway, for people on standard error, for machines on standard output."""
+    try:
+        yield
+    except Refused as error:
+        if as_json:
+            typer.echo(json.dumps(error.problem))
+        typer.echo(f"The gateway refused: {error}", err=True)
+        raise typer.Exit(BAD_ANSWER) from None
+    except Unreachable as error:
+        typer.echo(f"{error}. Start one with `carillon serve`, or name another with --url.", err=True)
+        raise typer.Exit(NO_GATEWAY) from None
+
+
+def _say(as_json: bool, value: object, sentence: str) -> None:
+    if as_json:
+        typer.echo(json.dumps(value))
+    else:
+        Console(soft_wrap=True).print(sentence)

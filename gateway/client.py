@@ -1,0 +1,95 @@
+"""A caller of a running gateway's HTTP API: what `carillon send` and `carillon receipts` speak through. Blocks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http.client import HTTPException, HTTPResponse
+from typing import Any, NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import ProxyHandler, Request, build_opener
+
+TIMEOUT = 30.0
+"""Seconds of silence from the gateway."""
+
+
+class Unreachable(Exception):
+    """No gateway answers there."""
+
+
+class Refused(Exception):
+    """The gateway answered with a problem (RFC 9457)."""
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        super().__init__(status, problem)
+        self.status = status
+        self.problem = problem
+
+    def __str__(self) -> str:
+        lines = [str(self.problem.get("detail") or self.problem.get("title") or f"status {self.status}")]
+        lines += [f"  {error['pointer'] or '/'} {error['detail']}" for error in self.problem.get("errors", ())]
+        lines += [f"  recipient {refusal['index']}: {refusal['reason']}" for refusal in self.problem.get("refused", ())]
+        return "\n".join(lines)
+
+
+class Page(NamedTuple):
+    """Some receipts of a job."""
+
+    receipts: list[dict[str, Any]]
+    cursor: str
+    """Where the next page begins."""
+    finished: bool
+    """Whether there will never be a next page."""
+
+
+class Client:
+    """Speaks to the gateway at `url`. Proxies of the environment are not used: a gateway is one's own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._opener = build_opener(ProxyHandler({}))
+
+    def submit(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Hand in a job; the answer of 202.
+
+        Raises:
+            Refused, Unreachable: as all methods.
+        """
+        with self._request("POST", "/v1/jobs", json.dumps(job).encode()) as response:
+            return _object(response)
+
+    def receipts(self, job_id: str, cursor: str | None = None) -> Page:
+        """A page of a job's receipts, from its start or a cursor."""
+        path = f"/v1/jobs/{quote(job_id, safe='')}/receipts" + (f"?after={quote(cursor)}" if cursor else "")
+        with self._request("GET", path) as response:
+            receipts = [json.loads(line) for line in response if line.strip()]
+            return Page(receipts, response.headers["Next-Cursor"], "Link" not in response.headers)
+
+    def _request(self, method: str, path: str, body: bytes | None = None) -> HTTPResponse:
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        request = Request(self._url + path, body, headers, method=method)
+        try:
+            response = self._opener.open(request, timeout=TIMEOUT)
+        except HTTPError as error:
+            with error:
+                raise Refused(error.code, _problem(error)) from None
+        except (OSError, HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise Unreachable(f"No gateway answers at {self._url} ({reason})") from None
+        assert isinstance(response, HTTPResponse)
+        return response
+
+
+def _object(response: HTTPResponse) -> dict[str, Any]:
+    answer = json.load(response)
+    assert isinstance(answer, dict)
+    return answer
+
+
+def _problem(error: HTTPError) -> dict[str, Any]:
+    try:
+        problem = json.load(error)
+    except ValueError:
+        problem = None
+    return problem if isinstance(problem, dict) else {"detail": f"status {error.code} {error.reason}"}

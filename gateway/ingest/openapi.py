@@ -1,0 +1,188 @@
+"""The description of the HTTP side: OpenAPI 3.1, made of the very structs that requests are decoded with."""
+
+from __future__ import annotations
+
+import functools
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from gateway.ingest import answers
+from gateway.ingest.lookup import NEXT_CURSOR
+from gateway.ingest.media import JSON, NDJSON
+from gateway.ingest.problem import CONTENT_TYPE
+from gateway.ingest.recipients import Recipient
+from gateway.ingest.submission import JobDocument, JobLine
+from gateway.receipts.states import Receipt
+
+_REF = "#/components/schemas/"
+_COMPONENTS = (
+    JobDocument,
+    JobLine,
+    Recipient,
+    Receipt,
+    answers.Accepted,
+    answers.ProblemDetails,
+    answers.JobReport,
+    answers.Wanted,
+    answers.Found,
+    answers.DeadTokens,
+)
+
+Node = dict[str, Any]
+
+
+@functools.cache
+def document() -> bytes:
+    """The description as JSON."""
+    _, schemas = msgspec.json.schema_components(_COMPONENTS, ref_template=_REF + "{name}")
+    # The one field that is decoded later than the rest, so that its struct does not say what it holds.
+    schemas["JobDocument"]["properties"]["recipients"] = {"type": "array", "minItems": 1, "items": _ref("Recipient")}
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "Carillon",
+                "version": version("carillon"),
+                "description": "Push notifications over APNs, FCM and Web Push. A receipt says what the push service"
+                " answered; `accepted` never means delivered. Instants are RFC 3339 in requests and UNIX seconds in"
+                " answers.",
+                "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            },
+            "paths": _paths(),
+            "components": {"schemas": schemas},
+        }
+    )
+
+
+def _paths() -> Node:
+    return {
+        "/v1/jobs": {"post": _submit()},
+        "/v1/jobs/{id}": {
+            "parameters": [_path("A job's id.")],
+            "get": _operation("getJob", "How far a job has come.", {"200": _answer("JobReport")}, 404),
+            "delete": _operation(
+                "cancelJob",
+                "Cancel what is not yet sent. What is on the wire goes its way, and cancelling twice does no harm.",
+                {"202": _answer("JobReport")},
+                404,
+            ),
+        },
+        "/v1/jobs/{id}/receipts": {"parameters": [_path("A job's id.")], "get": _receipts()},
+        "/v1/receipts": {
+            "post": _operation(
+                "findReceipts", "Receipts by delivery ids.", {"200": _answer("Found")}, 400, 413, 415, 422
+            )
+            | {"requestBody": {"required": True, "content": _content("Wanted")}}
+        },
+        "/v1/deliveries/{id}": {
+            "parameters": [_path("A delivery's id.")],
+            "get": _operation("getDelivery", "One delivery.", {"200": _answer("Receipt")}, 404),
+        },
+        "/v1/tokens/invalid": {
+            "get": _operation(
+                "listDeadTokens", "Targets declared dead, oldest first.", {"200": _answer("DeadTokens")}, 400
+            )
+            | {"parameters": [_query("app", "Whose.", {"type": "string"}, required=True), *_CURSOR]}
+        },
+        "/openapi.json": {
+            "get": {
+                "operationId": "getDescription",
+                "summary": "This description.",
+                "responses": {"200": {"description": "OK", "content": {JSON: {"schema": {"type": "object"}}}}},
+            }
+        },
+    }
+
+
+def _submit() -> Node:
+    accepted = _answer("Accepted")
+    accepted["headers"] = {
+        "Location": _header("Where the job's report is."),
+        "Idempotent-Replayed": _header("`true`: this is the answer that an earlier request with the same key got."),
+    }
+    operation = _operation(
+        "submitJob",
+        "Submit a job. It is on stable storage when the answer comes; before, nothing of it is sent.",
+        {"202": accepted},
+        *(400, 408, 409, 413, 415, 422, 429, 503),
+    )
+    operation["parameters"] = [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "description": "Of the caller's choice, new for each job of an app: a repeat of the request gets the first"
+            " answer again. With another body it gets 422, and 409 while the first is being answered. A request that"
+            " broke off leaves nothing behind, and its key is free.",
+            "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+        }
+    ]
+    lines = {
+        "schema": {
+            "type": "string",
+            "description": f"A line that is a job ({_REF}JobLine), then any number of lines that are a recipient each"
+            f" ({_REF}Recipient). They are stored as they arrive, and sent when all have.",
+        }
+    }
+    operation["requestBody"] = {"required": True, "content": {**_content("JobDocument"), NDJSON: lines}}
+    return operation
+
+
+def _receipts() -> Node:
+    page = {
+        "description": f"A receipt ({_REF}Receipt) a line. Follow `Link` until there is none: then these were the last"
+        " ones. An empty page with a `Link` says that the job goes on; ask again after `Retry-After` seconds.",
+        "headers": {
+            NEXT_CURSOR: _header("The `after` of the next page."),
+            "Link": _header('The next page, `rel="next"`; absent after the last receipt of a finished job.'),
+            "Retry-After": _header("Seconds to wait, on an empty page."),
+        },
+        "content": {NDJSON: {"schema": {"type": "string"}}},
+    }
+    operation = _operation(
+        "listReceipts",
+        "A job's receipts in the order in which they were stored. This is where a recipient's delivery is found: each"
+        " carries the recipient's id and the delivery's.",
+        {"200": page},
+        *(400, 404),
+    )
+    operation["parameters"] = _CURSOR
+    return operation
+
+
+def _operation(name: str, summary: str, answers: Node, *problems: int) -> Node:
+    refusals = {str(status): _answer("ProblemDetails", CONTENT_TYPE) for status in problems}
+    return {"operationId": name, "summary": summary, "responses": {**answers, **refusals}}
+
+
+def _answer(name: str, kind: str = JSON) -> Node:
+    return {"description": name, "content": _content(name, kind)}
+
+
+def _content(name: str, kind: str = JSON) -> Node:
+    return {kind: {"schema": _ref(name)}}
+
+
+def _ref(name: str) -> Node:
+    return {"$ref": _REF + name}
+
+
+def _header(description: str) -> Node:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+def _path(description: str) -> Node:
+    return {"name": "id", "in": "path", "required": True, "description": description, "schema": {"type": "string"}}
+
+
+def _query(name: str, description: str, schema: Node, *, required: bool = False) -> Node:
+    return {"name": name, "in": "query", "required": required, "description": description, "schema": schema}
+
+
+_CURSOR = [
+    _query(
+        "after", "A cursor that a former page gave; the start without it.", {"type": "string", "pattern": "^[0-9]+$"}
+    ),
+    _query("limit", "Most entries on the page.", {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 1000}),
+]

@@ -1,0 +1,71 @@
+"""What is marked at once and done in small pieces: ending the batches of cancelled jobs, deleting discarded jobs."""
+
+from __future__ import annotations
+
+import apsw
+
+from gateway.queue.columns import Columns
+from gateway.queue.leases import batch_of, give_back
+from gateway.queue.rows import every, first
+from gateway.queue.schema import BatchState, JobState
+
+
+def cancel(db: apsw.Connection, job_id: str) -> bool:
+    """Mark a job; its batches that nobody holds are out of reach from now on, and `sweep` ends them."""
+    row = first(db, "SELECT number, state, finished FROM jobs WHERE id = ?", (job_id,))
+    if row is None or row[1] not in (JobState.READY, JobState.CANCELLED):
+        return False
+    number, state, finished = row
+    if state == JobState.READY and finished is None:
+        db.execute("UPDATE jobs SET state = ? WHERE number = ?", (JobState.CANCELLED, number))
+        db.execute("INSERT INTO cancellations (job) VALUES (?)", (number,))
+        db.execute(
+            "UPDATE batches SET state = ? WHERE job = ? AND state = ?",
+            (BatchState.CANCELLING, number, BatchState.READY),
+        )
+    return True
+
+
+def sweep(db: apsw.Connection, pieces: int, now: float) -> bool:
+    """Do at most `pieces` of what was left for later: end batches of cancelled jobs, delete discarded jobs.
+
+    Returns:
+        Whether there may be more.
+    """
+    return _sweep_cancelled(db, pieces, now) or _sweep_discarded(db, pieces)
+
+
+def _sweep_cancelled(db: apsw.Connection, pieces: int, now: float) -> bool:
+    rows = every(db, "SELECT sequence FROM batches WHERE state = 4 LIMIT ?", (pieces,))
+    for (sequence,) in rows:
+        batch = batch_of(db, sequence, "b.state = 4", ())
+        if batch is not None:
+            columns = batch.stored or Columns.fresh(batch.size)
+            give_back(db, batch, columns, batch.due, now)
+    return bool(rows)
+
+
+def _sweep_discarded(db: apsw.Connection, pieces: int) -> bool:
+    row = first(db, "SELECT number FROM jobs WHERE state = 3 LIMIT 1")
+    if row is None:
+        return False
+    (job,) = row
+    rows = every(db, "SELECT sequence, count, state FROM batches WHERE job = ? LIMIT ?", (job, pieces))
+    for sequence, count, state in rows:
+        for table in ("work", "recipients", "receipts", "batches"):
+            db.execute(f"DELETE FROM {table} WHERE sequence = ?", (sequence,))
+        if state != BatchState.DONE:
+            db.execute("UPDATE stored SET batches = batches - 1, deliveries = deliveries - ?", (count,))
+    db.execute(
+        "DELETE FROM feed WHERE revision IN (SELECT revision FROM feed WHERE job = ? LIMIT ?)", (job, 4 * pieces)
+    )
+    if not rows and first(db, "SELECT 1 FROM feed WHERE job = ? LIMIT 1", (job,)) is None:
+        db.execute("DELETE FROM cancellations WHERE job = ?", (job,))
+        db.execute("DELETE FROM messages WHERE job = ?", (job,))
+        db.execute("DELETE FROM jobs WHERE number = ?", (job,))
+    return True
+
+
+def cancellations(db: apsw.Connection, after: int) -> list[tuple[int, str]]:
+    sql = "SELECT revision, id FROM cancellations JOIN jobs ON number = job WHERE revision > ? ORDER BY revision"
+    return every(db, sql, (after,))

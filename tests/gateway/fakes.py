@@ -1,0 +1,283 @@
+"""Stand-ins that keep the contracts of the real parts, in memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from gateway.model import INDEX_DIGITS, Job, Lane, Route, State, delivery_prefix, milliseconds_column
+from gateway.queue.base import (
+    DeadTarget,
+    Depth,
+    Idempotency,
+    Lease,
+    LeaseLost,
+    NewBatch,
+    Progress,
+    QueueError,
+    QueueFull,
+    Replay,
+    Room,
+    Twin,
+)
+from gateway.receipts.states import PENDING, WORDS, InvalidToken, InvalidTokens, JobStatus, Page, Receipt
+
+
+@dataclass
+class StoredBatch:
+    """A batch as `MemoryQueue` keeps it."""
+
+    new: NewBatch
+    due: float
+    progress: Progress
+    attempt: int = 0
+    held_until: float = 0.0
+    complete_at: float | None = None
+
+
+@dataclass
+class StoredJob:
+    """A job as `MemoryQueue` keeps it."""
+
+    job: Job
+    batches: list[StoredBatch] = field(default_factory=list)
+    sealed: bool = False
+    cancelled: bool = False
+
+    @property
+    def count(self) -> int:
+        return sum(batch.new.count for batch in self.batches)
+
+
+class MemoryQueue:
+    """`gateway.queue.base.Queue` and what reads its receipts, for one process and without a disk."""
+
+    def __init__(self, *, high_water: int = 10_000_000, lease_seconds: float = 60.0) -> None:
+        self.jobs: dict[str, StoredJob] = {}
+        self.keys: dict[str, tuple[str, bytes, bytes | None]] = {}
+        self.dead: dict[tuple[Route, bytes], DeadTarget] = {}
+        self.puts = 0
+        self._sequence: list[tuple[StoredJob, StoredBatch]] = []
+        self._cancelled: list[str] = []
+        self._high_water = high_water
+        self._lease_seconds = lease_seconds
+
+    async def open(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+    # --- uploads
+
+    async def begin(self, job: Job, idempotency: Idempotency | None) -> Replay | Twin | None:
+        if idempotency is not None:
+            if idempotency.key in self.keys:
+                job_id, fingerprint, answer = self.keys[idempotency.key]
+                return Twin.IN_FLIGHT if answer is None else Replay(job_id, fingerprint, answer)
+            self.keys[idempotency.key] = (job.id, idempotency.fingerprint, None)
+        self.jobs[job.id] = StoredJob(job)
+        return None
+
+    async def put(self, job_id: str, batches: Sequence[NewBatch]) -> None:
+        self.puts += 1
+        job = self._upload(job_id)
+        if sum(each.count for each in self.jobs.values()) + sum(batch.count for batch in batches) > self._high_water:
+            raise QueueFull("the queue is full: try again when some have been sent")
+        for new in batches:
+            progress = Progress(bytearray(new.count), milliseconds_column(new.count), {})
+            job.batches.append(StoredBatch(new, job.job.deliver_at or job.job.created_at, progress))
+
+    async def seal(self, job_id: str, batches: Sequence[NewBatch], fingerprint: bytes, answer: bytes) -> None:
+        await self.put(job_id, batches)
+        job = self._upload(job_id)
+        job.sealed = True
+        self._sequence += [(job, batch) for batch in job.batches]
+        for key, (owner, _, _) in self.keys.items():
+            if owner == job_id:
+                self.keys[key] = (job_id, fingerprint, answer)
+
+    async def submit(
+        self, job: Job, idempotency: Idempotency | None, batches: Sequence[NewBatch], answer: bytes
+    ) -> Replay | Twin | None:
+        former = await self.begin(job, idempotency)
+        if former is None:
+            try:
+                await self.seal(job.id, batches, idempotency.fingerprint if idempotency else b"", answer)
+            except QueueFull:
+                await self.abandon(job.id)
+                raise
+        return former
+
+    async def abandon(self, job_id: str) -> None:
+        if job_id in self.jobs and not self.jobs[job_id].sealed:
+            del self.jobs[job_id]
+            self.keys = {key: value for key, value in self.keys.items() if value[0] != job_id}
+
+    def _upload(self, job_id: str) -> StoredJob:
+        job = self.jobs.get(job_id)
+        if job is None or job.sealed:
+            raise QueueError(f"{job_id} is not being uploaded: begin it again")
+        return job
+
+    # --- leases
+
+    async def lease(self, room: Room, now: float) -> list[Lease]:
+        taken: list[Lease] = []
+        held = Counter(room.held)
+        due = [
+            (job.job.lane, batch.due, number)
+            for number, (job, batch) in enumerate(self._sequence)
+            if batch.complete_at is None and max(batch.due, batch.held_until) <= now and batch.new.route not in room.closed
+        ]
+        for _, _, number in sorted(due):
+            job, batch = self._sequence[number]
+            route = batch.new.route
+            if len(taken) == room.batches or held[route] >= room.per_route:
+                continue
+            held[route] += 1
+            batch.attempt += 1
+            batch.held_until = now + self._lease_seconds
+            new, progress = batch.new, batch.progress
+            taken.append(Lease(number, new.id, batch.attempt, job.job, route, new.count, new.columns, _copy(progress)))
+        return taken
+
+    async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
+        self._held(lease, dead).held_until = now + self._lease_seconds
+
+    async def complete(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
+        self._held(lease, dead).complete_at = now
+
+    async def defer(self, lease: Lease, until: float, dead: Sequence[DeadTarget], now: float) -> None:
+        batch = self._held(lease, dead)
+        batch.due, batch.held_until = until, 0.0
+        batch.attempt += 1
+
+    def _held(self, lease: Lease, dead: Sequence[DeadTarget]) -> StoredBatch:
+        batch = self._sequence[lease.sequence][1]
+        if batch.attempt != lease.attempt or batch.complete_at is not None:
+            raise LeaseLost("another holder has the batch")
+        batch.progress = _copy(lease.progress)
+        self.dead.update({(lease.route, target.key): target for target in dead})
+        return batch
+
+    # --- the rest
+
+    async def cancel(self, job_id: str, now: float) -> bool:
+        job = self.jobs.get(job_id)
+        if job is None or not job.sealed:
+            return False
+        if not job.cancelled:
+            job.cancelled = True
+            self._cancelled.append(job_id)
+        return True
+
+    async def cancelled(self, after: int) -> tuple[int, list[str]]:
+        return len(self._cancelled), self._cancelled[after:]
+
+    async def recover(self, now: float) -> None:
+        return
+
+    async def maintain(self, now: float) -> None:
+        return
+
+    async def dead_targets(self, route: Route, keys: Sequence[bytes]) -> dict[bytes, DeadTarget]:
+        return {key: self.dead[route, key] for key in keys if (route, key) in self.dead}
+
+    async def depth(self) -> Depth:
+        work = [batch for job in self.jobs.values() for batch in job.batches if batch.complete_at is None]
+        return Depth(len(work), sum(batch.new.count for batch in work), min((batch.due for batch in work), default=None))
+
+
+def _copy(progress: Progress) -> Progress:
+    return Progress(bytearray(progress.states), progress.milliseconds[:], dict(progress.notes))
+
+
+class MemoryReceipts:
+    """What `gateway.receipts.store.ReceiptStore` reads, of a `MemoryQueue`."""
+
+    def __init__(self, queue: MemoryQueue) -> None:
+        self._queue = queue
+
+    async def job(self, job_id: str) -> JobStatus | None:
+        stored = self._visible(job_id)
+        if stored is None:
+            return None
+        states = Counter(WORDS[state] for batch in stored.batches for state in batch.progress.states)
+        ends = [batch.complete_at for batch in stored.batches if batch.complete_at is not None]
+        finished = len(ends) == len(stored.batches)
+        return JobStatus(
+            id=job_id,
+            app=stored.job.app,
+            lane=stored.job.lane,
+            created_at=stored.job.created_at,
+            cancelled=stored.cancelled,
+            finished=finished,
+            total=stored.count,
+            counts={word: states[word] for word in dict.fromkeys(WORDS)},
+            first_finished_at=min(ends, default=None),
+            finished_at=max(ends) if finished and ends else None,
+        )
+
+    async def receipts(self, job_id: str, after: int, limit: int) -> Page | None:
+        stored = self._visible(job_id)
+        if stored is None:
+            return None
+        ended = [receipt for receipt in self._of(stored) if receipt.state != PENDING]
+        page = ended[after : after + limit]
+        return Page(page, after + len(page), after + len(page) == stored.count)
+
+    async def deliveries(self, delivery_ids: Iterable[str]) -> dict[str, Receipt]:
+        wanted = set(delivery_ids)
+        jobs: Collection[StoredJob] = self._queue.jobs.values()
+        return {receipt.id: receipt for job in jobs if job.sealed for receipt in self._of(job) if receipt.id in wanted}
+
+    async def invalid_tokens(self, app: str, after: int, limit: int) -> InvalidTokens:
+        dead = [(route, target) for (route, _), target in self._queue.dead.items() if route.app == app]
+        page = dead[after : after + limit]
+        tokens = [InvalidToken(route.provider, t.key.decode(), t.since, t.reason) for route, t in page]
+        return InvalidTokens(tokens, after + len(page))
+
+    def _visible(self, job_id: str) -> StoredJob | None:
+        stored = self._queue.jobs.get(job_id)
+        return stored if stored is not None and stored.sealed else None
+
+    def _of(self, stored: StoredJob) -> list[Receipt]:
+        job = stored.job
+        return [
+            Receipt(
+                id=delivery_prefix(batch.new.id) + INDEX_DIGITS[index].decode(),
+                job=job.id,
+                recipient=recipient,
+                app=job.app,
+                provider=batch.new.route.provider,
+                state=WORDS[batch.progress.states[index]],
+                at=job.created_at + batch.progress.milliseconds[index] / 1000
+                if batch.progress.states[index] >= State.ACCEPTED
+                else None,
+            )
+            for batch in stored.batches
+            for index, recipient in enumerate(batch.new.recipients.decode().split("\n"))
+        ]
+
+
+class Counts:
+    """Counts recipients as `gateway.observe.metrics.Metrics` does."""
+
+    def __init__(self) -> None:
+        self.accepted: Counter[tuple[str, str, Lane]] = Counter()
+        self.refused: Counter[tuple[str, str, Lane]] = Counter()
+
+    def lane(self, app: str, provider: str, lane: Lane) -> LaneCounts:
+        return LaneCounts(self, (app, provider, lane))
+
+
+@dataclass
+class LaneCounts:
+    counts: Counts
+    labels: tuple[str, str, Lane]
+
+    def recipients(self, accepted: int, refused: int) -> None:
+        self.counts.accepted[self.labels] += accepted
+        self.counts.refused[self.labels] += refused

@@ -1,0 +1,131 @@
+"""The other end: `h2` as the server, which raises when a client breaks the protocol."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+from h2.settings import SettingCodes
+
+from tests.gateway.http2 import wire
+
+Fields = list[tuple[bytes, bytes]]
+Effect = Callable[[], None]
+"""What a frame means for the model, once the client has read its last byte."""
+
+DEFAULTS = {
+    SettingCodes.HEADER_TABLE_SIZE: 4096,
+    SettingCodes.MAX_CONCURRENT_STREAMS: 100,
+    SettingCodes.INITIAL_WINDOW_SIZE: 65_535,
+    SettingCodes.MAX_FRAME_SIZE: 16_384,
+}
+
+
+@dataclass
+class Request:
+    """A request as far as the server has seen it, and how far its answer is."""
+
+    fields: Fields
+    body: bytes = b""
+    whole: bool = False
+    status_sent: bool = False
+    ended: bool = False
+    """Nothing more can be sent on this stream."""
+    answer: list[bytes] = field(default_factory=list)
+
+
+class Server:
+    """A connection of a server. What it sends waits in `outgoing`, with what it means, until it is carried over."""
+
+    def __init__(self, **settings: int) -> None:
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))
+        self.requests: dict[int, Request] = {}
+        self.outgoing: deque[tuple[bytes, Effect | None]] = deque()
+        self.unsettled = 0
+        """SETTINGS not acknowledged yet."""
+        self.h2.initiate_connection()
+        self.h2.data_to_send()  # the first SETTINGS the client sees are our own, which count once acknowledged
+        self.announce(settings)
+
+    def announce(self, settings: dict[str, int]) -> None:
+        """Send SETTINGS, all of them each time: h2 takes one value of each for each acknowledgement."""
+        chosen = {SettingCodes[name]: value for name, value in settings.items()}
+        self.h2.update_settings(DEFAULTS | chosen)
+        self.unsettled += 1
+        self.say()
+
+    def say(self, effect: Effect | None = None, shape: Callable[[bytes], bytes] = bytes) -> None:
+        """Queue what h2 has to send."""
+        data = self.h2.data_to_send()
+        if data:
+            self.outgoing.append((shape(data), effect))
+
+    def say_raw(self, data: bytes, effect: Effect | None = None) -> None:
+        """Queue a frame that h2 knows nothing of."""
+        self.outgoing.append((data, effect))
+
+    def receive(self, data: bytes) -> None:
+        """Read from the client.
+
+        Raises:
+            h2.exceptions.ProtocolError: the client broke a rule.
+        """
+        for event in self.h2.receive_data(data):
+            self._on_event(event)
+        self.say()
+
+    def _on_event(self, event: h2.events.Event) -> None:
+        match event:
+            case h2.events.RequestReceived():
+                assert not self.requests or event.stream_id > max(self.requests)
+                self.requests[event.stream_id] = Request([(bytes(n), bytes(v)) for n, v in event.headers])
+            case h2.events.DataReceived():
+                self.requests[event.stream_id].body += event.data
+            case h2.events.StreamEnded():
+                self.requests[event.stream_id].whole = True
+            case h2.events.StreamReset():
+                self.requests[event.stream_id].ended = True
+            case h2.events.SettingsAcknowledged():
+                self.unsettled -= 1
+            case h2.events.ConnectionTerminated():
+                raise AssertionError("the client gave up a connection that did no wrong")
+
+    def grant(self, increment: int, stream_id: int | None = None) -> None:
+        """Widen a window, if it is open and stays within the limit."""
+        if stream_id is not None and not self.open_for_body(stream_id):
+            return
+        self.h2.increment_flow_control_window(increment, stream_id)
+        self.say()
+
+    def open_for_body(self, stream_id: int) -> bool:
+        request = self.requests[stream_id]
+        return not request.whole and not request.ended
+
+
+def reframed(data: bytes, pieces: int, padding: int, priority: bool) -> bytes:
+    """A HEADERS frame told in other words: with CONTINUATION, padding, priority (RFC 9113 sections 6.2, 6.10)."""
+    frame, *rest = wire.split(data)
+    assert not rest
+    assert frame.kind == wire.HEADERS
+    block = frame.payload
+    size = max(1, -(-len(block) // pieces))
+    fragments = [block[at : at + size] for at in range(0, len(block), size)]
+    flags = frame.flags & wire.END_STREAM
+    first = fragments.pop(0)
+    if priority:
+        flags |= wire.PRIORITISED
+        first = b"\x00\x00\x00\x00\x0f" + first
+    if padding:
+        flags |= wire.PADDED
+        first = wire.padded(first, padding)
+    if not fragments:
+        return wire.raw(wire.HEADERS, flags | wire.END_HEADERS, frame.stream_id, first)
+    last = fragments.pop()
+    middle = b"".join(wire.raw(wire.CONTINUATION, 0, frame.stream_id, fragment) for fragment in fragments)
+    start = wire.raw(wire.HEADERS, flags, frame.stream_id, first)
+    return start + middle + wire.raw(wire.CONTINUATION, wire.END_HEADERS, frame.stream_id, last)

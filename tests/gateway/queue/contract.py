@@ -1,0 +1,394 @@
+"""What every `Queue` promises. A test module of an implementation subclasses `QueueContract`."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from gateway.model import Lane, Note, Route, State
+from gateway.queue.base import (
+    DeadTarget,
+    Idempotency,
+    Lease,
+    LeaseLost,
+    Queue,
+    QueueError,
+    QueueFull,
+    Replay,
+    Twin,
+)
+from tests.gateway.queue.samples import APNS, FCM, NOW, WEB, batch, job, room, stored
+
+LEASE_SECONDS = 60.0
+HIGH_WATER = 2_000
+SLOTS = 16
+
+Opener = Callable[[str], Awaitable[Queue]]
+
+
+def accept(lease: Lease) -> Lease:
+    """All of it answered."""
+    lease.progress.states[:] = bytes([State.ACCEPTED]) * lease.count
+    return lease
+
+
+class QueueContract:
+    """Needs the fixture `open_queue`: an `Opener` of queues on one store, one for each holder, with the limits above.
+
+    `queue` is the first of them.
+    """
+
+    @pytest.fixture
+    async def queue(self, open_queue: Opener) -> Queue:
+        return await open_queue("first")
+
+    # --- uploads
+
+    async def test_invisible_until_sealed(self, queue: Queue) -> None:
+        """A job that is being uploaded is not sent, and all of it becomes visible with the seal."""
+        new, first, last = job(), batch(), batch(2, FCM)
+        assert await queue.begin(new, None) is None
+        await queue.put(new.id, [first])
+        assert await queue.lease(room(), NOW) == []
+        await queue.seal(new.id, [last], b"", b"{}")
+        assert {lease.batch_id for lease in await queue.lease(room(), NOW)} == {first.id, last.id}
+
+    async def test_a_lease_is_what_was_put(self, queue: Queue) -> None:
+        """A lease holds the job, the columns and fresh progress."""
+        put = batch(3, WEB)
+        new = await stored(queue, put)
+        (lease,) = await queue.lease(room(), NOW)
+        assert (lease.batch_id, lease.job, lease.route, lease.count) == (put.id, new, WEB, 3)
+        assert lease.columns == put.columns
+        assert (lease.attempt, lease.crashes) == (1, 0)
+        assert bytes(lease.progress.states) == bytes(3)
+        assert lease.progress.milliseconds == array("I", [0, 0, 0])
+        assert lease.progress.notes == {}
+
+    async def test_abandoned_is_gone(self, queue: Queue) -> None:
+        """An abandoned job leaves nothing: no work, no room taken, no key."""
+        new, key = job(), Idempotency("key", b"f")
+        await queue.begin(new, key)
+        await queue.put(new.id, [batch()])
+        assert (await queue.depth())[:2] == (1, 3)
+        await queue.abandon(new.id)
+        assert (await queue.depth())[:2] == (0, 0)
+        assert await queue.lease(room(), NOW) == []
+        assert await queue.begin(job(), key) is None
+
+    async def test_put_needs_an_upload(self, queue: Queue) -> None:
+        """Batches can only be added between begin and seal."""
+        new = await stored(queue, batch())
+        with pytest.raises(QueueError):
+            await queue.put(new.id, [batch()])
+        with pytest.raises(QueueError):
+            await queue.seal("job_unknown", [], b"", b"{}")
+
+    async def test_abandon_spares_what_is_sealed(self, queue: Queue) -> None:
+        """A late abandon does not take back what was accepted."""
+        new = await stored(queue, batch())
+        await queue.abandon(new.id)
+        assert len(await queue.lease(room(), NOW)) == 1
+
+    async def test_a_job_without_batches(self, queue: Queue) -> None:
+        """A job may be empty; it is finished when it is sealed."""
+        new = job()
+        await queue.begin(new, None)
+        await queue.seal(new.id, [], b"", b"{}")
+        assert await queue.lease(room(), NOW) == []
+        assert await queue.cancel(new.id, NOW)
+
+    async def test_high_water(self, queue: Queue) -> None:
+        """Beyond the high-water mark nothing of the batches is stored; when some have ended there is room again."""
+        await stored(queue, batch(1000), batch(1000))
+        with pytest.raises(QueueFull, match="queued"):
+            await stored(queue, batch(1))
+        new = job()
+        await queue.begin(new, None)
+        with pytest.raises(QueueFull):
+            await queue.put(new.id, [batch(1), batch(1)])
+        assert (await queue.depth())[:2] == (2, 2000)
+        lease, *_ = await queue.lease(room(), NOW)
+        await queue.complete(accept(lease), [], NOW)
+        await queue.seal(new.id, [batch(1)], b"", b"{}")
+        assert (await queue.depth())[:2] == (2, 1001)
+
+    # --- idempotency
+
+    async def test_an_answered_key_is_replayed(self, queue: Queue) -> None:
+        """The same key gets the first answer, whoever asks and whatever the request was."""
+        new = job()
+        assert await queue.submit(new, Idempotency("key", b"one"), [batch()], b"answer") is None
+        replay = Replay(new.id, b"one", b"answer")
+        assert await queue.submit(job(), Idempotency("key", b"two"), [batch()], b"other") == replay
+        assert await queue.begin(job(), Idempotency("key", b"")) == replay
+        assert (await queue.depth()).batches == 1
+
+    async def test_a_stream_is_fingerprinted_by_its_seal(self, queue: Queue) -> None:
+        """A streamed request's fingerprint is known at its end."""
+        new = job()
+        await queue.begin(new, Idempotency("key", b""))
+        await queue.seal(new.id, [batch()], b"whole", b"answer")
+        assert await queue.begin(job(), Idempotency("key", b"")) == Replay(new.id, b"whole", b"answer")
+
+    async def test_a_twin_in_flight(self, queue: Queue, open_queue: Opener) -> None:
+        """While a request is being answered, another with its key is told so, in any process."""
+        await queue.begin(job(), Idempotency("key", b""))
+        assert await queue.begin(job(), Idempotency("key", b"")) is Twin.IN_FLIGHT
+        other = await open_queue("second")
+        assert await other.submit(job(), Idempotency("key", b""), [batch()], b"") is Twin.IN_FLIGHT
+
+    async def test_a_key_is_forgotten_after_a_day(self, queue: Queue) -> None:
+        """An answered key is kept for 24 hours."""
+        await queue.submit(job(), Idempotency("key", b"one"), [batch()], b"answer")
+        almost = job(created_at=NOW + 86_399)
+        assert isinstance(await queue.begin(almost, Idempotency("key", b"")), Replay)
+        later = job(created_at=NOW + 86_401)
+        assert await queue.begin(later, Idempotency("key", b"")) is None
+
+    async def test_a_refused_job_frees_its_key(self, queue: Queue) -> None:
+        """If the queue is full, nothing of the job stays, and its key may be used again."""
+        key = Idempotency("key", b"")
+        with pytest.raises(QueueFull):
+            await queue.submit(job(), key, [batch(1000), batch(1000), batch(1)], b"")
+        assert await queue.begin(job(), key) is None
+
+    # --- the order of leases
+
+    async def test_transactional_first(self, queue: Queue) -> None:
+        """The transactional lane is emptied before the promotional one is looked at."""
+        await stored(queue, batch(), batch())
+        urgent = await stored(queue, batch(), lane=Lane.TRANSACTIONAL)
+        (lease,) = await queue.lease(room(batches=1), NOW)
+        assert lease.job.id == urgent.id
+
+    async def test_not_before_it_is_due(self, queue: Queue) -> None:
+        """A job with `deliver_at` waits for it, and the longest due goes first."""
+        late = await stored(queue, batch(), deliver_at=NOW + 20)
+        early = await stored(queue, batch(), deliver_at=NOW + 10)
+        assert await queue.lease(room(), NOW + 9) == []
+        assert (await queue.depth()).oldest_due == NOW + 10
+        assert [lease.job.id for lease in await queue.lease(room(), NOW + 20)] == [early.id, late.id]
+
+    async def test_fair_over_routes(self, queue: Queue) -> None:
+        """A route with much older work does not starve the others."""
+        await stored(queue, *(batch(1, APNS) for _ in range(10)))
+        await stored(queue, batch(1, FCM), batch(1, WEB), deliver_at=NOW + 1)
+        leases = await queue.lease(room(batches=3), NOW + 1)
+        assert {lease.route for lease in leases} == {APNS, FCM, WEB}
+
+    async def test_what_is_held_counts(self, queue: Queue) -> None:
+        """`per_route` bounds held and new batches of a route; those who hold less are served first."""
+        await stored(queue, *(batch(1, APNS) for _ in range(5)), *(batch(1, FCM) for _ in range(5)))
+        leases = await queue.lease(room(per_route=3, apns=2), NOW)
+        assert sorted(lease.route.provider for lease in leases) == ["apns", "fcm", "fcm", "fcm"]
+        await stored(queue, batch(1, WEB))
+        (lease,) = await queue.lease(room(batches=1, apns=1, fcm=3), NOW)
+        assert lease.route == WEB
+
+    async def test_closed_routes_take_nothing(self, queue: Queue) -> None:
+        """Work of a closed route stays where it is."""
+        await stored(queue, batch(1, APNS), batch(1, FCM))
+        (lease,) = await queue.lease(room(closed=(APNS,)), NOW)
+        assert lease.route == FCM
+
+    async def test_hundreds_of_routes(self, queue: Queue) -> None:
+        """However many routes have work, each gets its turn."""
+        routes = [Route("shop", "webpush", f"https://push-{number}.example") for number in range(600)]
+        await stored(queue, *(batch(1, route) for route in routes for _ in range(2)))
+        turns: Counter[Route] = Counter()
+        for _ in range(2 * 600 // SLOTS + 10):
+            for lease in await queue.lease(room(batches=SLOTS, per_route=1), NOW):
+                turns[lease.route] += 1
+                await queue.complete(accept(lease), [], NOW)
+        assert turns == dict.fromkeys(routes, 2)
+
+    async def test_held_by_one_at_a_time(self, queue: Queue, open_queue: Opener) -> None:
+        """Two holders on one store never get the same batch."""
+        other = await open_queue("second")
+        await stored(queue, *(batch(1) for _ in range(10)))
+        mine = await queue.lease(room(batches=5), NOW)
+        theirs = await other.lease(room(), NOW)
+        assert len({lease.batch_id for lease in mine + theirs}) == 10
+        assert await queue.lease(room(), NOW) == []
+
+    # --- progress
+
+    async def test_complete_ends_it(self, queue: Queue) -> None:
+        """A complete batch is not seen again, and takes no more room."""
+        await stored(queue, batch())
+        (lease,) = await queue.lease(room(), NOW)
+        await queue.complete(accept(lease), [], NOW + 1)
+        assert await queue.depth() == (0, 0, None)
+        assert await queue.lease(room(), NOW + 10 * LEASE_SECONDS) == []
+        with pytest.raises(LeaseLost):
+            await queue.complete(lease, [], NOW + 2)
+
+    async def test_complete_means_terminal(self, queue: Queue) -> None:
+        """A batch with a delivery that has no receipt cannot be completed."""
+        await stored(queue, batch(2))
+        (lease,) = await queue.lease(room(), NOW)
+        lease.progress.states[0] = State.ACCEPTED
+        with pytest.raises(QueueError, match="terminal"):
+            await queue.complete(lease, [], NOW)
+        accept(lease)
+        await queue.complete(lease, [], NOW)
+
+    async def test_defer_keeps_the_columns(self, queue: Queue) -> None:
+        """A deferred batch comes back when its time has come, as it was given back, with the next attempt number."""
+        await stored(queue, batch(3))
+        (lease,) = await queue.lease(room(), NOW)
+        lease.progress.states[0] = State.ACCEPTED
+        lease.progress.milliseconds[0] = 1234
+        lease.progress.notes[1] = Note("busy", 2, retry_at=NOW + 30)
+        await queue.defer(lease, NOW + 30, [], NOW)
+        assert await queue.lease(room(), NOW + 29) == []
+        (again,) = await queue.lease(room(), NOW + 30)
+        assert (again.attempt, again.crashes) == (2, 0)
+        assert bytes(again.progress.states) == bytes([State.ACCEPTED, 0, 0])
+        assert list(again.progress.milliseconds) == [1234, 0, 0]
+        assert again.progress.notes == {1: Note("busy", 2, retry_at=NOW + 30)}
+
+    async def test_a_verdict_stays(self, queue: Queue) -> None:
+        """Once stored, a terminal state cannot be changed, and the attempt to do so changes nothing."""
+        await stored(queue, batch(2))
+        (lease,) = await queue.lease(room(), NOW)
+        lease.progress.states[0] = State.ACCEPTED
+        await queue.checkpoint(lease, [], NOW)
+        for state in (State.REJECTED, State.PENDING):
+            lease.progress.states[0] = state
+            with pytest.raises(QueueError, match="receipt"):
+                await queue.checkpoint(lease, [], NOW)
+        lease.progress.states[0] = State.ACCEPTED
+        await queue.defer(lease, NOW, [], NOW)
+        (again,) = await queue.lease(room(), NOW)
+        assert bytes(again.progress.states) == bytes([State.ACCEPTED, State.PENDING])
+
+    async def test_columns_have_the_batchs_length(self, queue: Queue) -> None:
+        """Columns of another length are refused."""
+        await stored(queue, batch(2))
+        (lease,) = await queue.lease(room(), NOW)
+        lease.progress.milliseconds = array("I", [1])
+        lease.progress.states[0] = State.SENT
+        with pytest.raises(QueueError, match="long"):
+            await queue.checkpoint(lease, [], NOW)
+
+    async def test_checkpoint_extends(self, queue: Queue, open_queue: Opener) -> None:
+        """A lease lasts from its last checkpoint."""
+        other = await open_queue("second")
+        await stored(queue, batch())
+        (lease,) = await queue.lease(room(), NOW)
+        await queue.checkpoint(lease, [], NOW + LEASE_SECONDS - 1)
+        assert await other.lease(room(), NOW + LEASE_SECONDS + 1) == []
+        assert len(await other.lease(room(), NOW + 2 * LEASE_SECONDS)) == 1
+
+    async def test_a_late_holder_is_refused(self, queue: Queue, open_queue: Opener) -> None:
+        """After another got the batch, whatever the first says changes nothing."""
+        other = await open_queue("second")
+        await stored(queue, batch(2))
+        (lease,) = await queue.lease(room(), NOW)
+        (taken,) = await other.lease(room(), NOW + LEASE_SECONDS)
+        assert (taken.attempt, taken.crashes) == (lease.attempt + 1, 1)
+        dead = [DeadTarget(b"token-0", NOW, "gone")]
+        accept(lease)
+        with pytest.raises(LeaseLost):
+            await queue.checkpoint(lease, dead, NOW + LEASE_SECONDS)
+        with pytest.raises(LeaseLost):
+            await queue.defer(lease, NOW, dead, NOW + LEASE_SECONDS)
+        with pytest.raises(LeaseLost):
+            await queue.complete(lease, dead, NOW + LEASE_SECONDS)
+        assert await queue.dead_targets(APNS, [b"token-0"]) == {}
+        await other.defer(taken, NOW, [], NOW + LEASE_SECONDS)
+        (again,) = await other.lease(room(), NOW + LEASE_SECONDS)
+        assert State.ACCEPTED not in bytes(again.progress.states)
+
+    async def test_silence_leaves_nothing_pending(self, queue: Queue, open_queue: Opener) -> None:
+        """What a holder has that fell silent may be on its way: nothing of it is sent as if it were fresh."""
+        other = await open_queue("second")
+        await stored(queue, batch(3))
+        (lease,) = await queue.lease(room(), NOW)
+        lease.progress.states[0] = State.ACCEPTED
+        await queue.checkpoint(lease, [], NOW)
+        (taken,) = await other.lease(room(), NOW + LEASE_SECONDS)
+        assert bytes(taken.progress.states) == bytes([State.ACCEPTED, State.SENT, State.SENT])
+
+    async def test_closing_gives_back(self, queue: Queue, open_queue: Opener) -> None:
+        """A holder that closes its queue leaves its batches to the others at once, exactly as they are."""
+        other = await open_queue("second")
+        await stored(queue, batch(3))
+        (lease,) = await queue.lease(room(), NOW)
+        lease.progress.states[0] = State.SENT
+        await queue.close()
+        (taken,) = await other.lease(room(), NOW)
+        assert bytes(taken.progress.states) == bytes([State.SENT, State.PENDING, State.PENDING])
+
+    # --- cancelling
+
+    async def test_cancel_what_waits(self, queue: Queue) -> None:
+        """A cancelled job's work is gone at once, also what is far from due."""
+        new = await stored(queue, batch(), batch(), deliver_at=NOW + 1e6)
+        assert await queue.cancel(new.id, NOW)
+        assert await queue.depth() == (0, 0, None)
+        assert await queue.lease(room(), NOW + 2e6) == []
+
+    async def test_cancel_knows_its_jobs(self, queue: Queue) -> None:
+        """There is nothing to cancel of a job that does not exist or is not sealed; twice is as good as once."""
+        new = job()
+        await queue.begin(new, None)
+        assert not await queue.cancel(new.id, NOW)
+        assert not await queue.cancel("job_unknown", NOW)
+        await queue.seal(new.id, [batch()], b"", b"{}")
+        assert await queue.cancel(new.id, NOW)
+        assert await queue.cancel(new.id, NOW)
+
+    async def test_holders_learn_of_cancellations(self, queue: Queue, open_queue: Opener) -> None:
+        """Who holds a batch of a cancelled job learns it by the feed and ends it; each job is told once a cursor."""
+        other = await open_queue("second")
+        first, second = await stored(queue, batch()), await stored(queue, batch())
+        leases = await other.lease(room(), NOW)
+        await queue.cancel(first.id, NOW)
+        cursor, ids = await other.cancelled(0)
+        assert ids == [first.id]
+        await queue.cancel(second.id, NOW)
+        cursor, ids = await other.cancelled(cursor)
+        assert ids == [second.id]
+        assert await other.cancelled(cursor) == (cursor, [])
+        for lease in leases:
+            lease.progress.states[:] = bytes([State.CANCELLED]) * lease.count
+            await other.complete(lease, [], NOW)
+        assert await queue.depth() == (0, 0, None)
+
+    async def test_a_cancelled_jobs_batch_given_back_ends(self, queue: Queue) -> None:
+        """Nobody gets a batch of a cancelled job again."""
+        new = await stored(queue, batch())
+        (lease,) = await queue.lease(room(), NOW)
+        await queue.cancel(new.id, NOW)
+        await queue.defer(lease, NOW, [], NOW)
+        assert await queue.lease(room(), NOW) == []
+        assert await queue.depth() == (0, 0, None)
+
+    # --- dead targets
+
+    async def test_dead_targets(self, queue: Queue, open_queue: Opener) -> None:
+        """A verdict is known to all, by app and provider."""
+        await stored(queue, batch(2))
+        (lease,) = await queue.lease(room(), NOW)
+        verdict = DeadTarget(b"token-0", NOW - 5, "Unregistered")
+        await queue.checkpoint(lease, [verdict], NOW)
+        other = await open_queue("second")
+        for each in (queue, other):
+            assert await each.dead_targets(APNS, [b"token-0", b"token-1"]) == {b"token-0": verdict}
+            assert await each.dead_targets(FCM, [b"token-0"]) == {}
+            assert await each.dead_targets(Route("bank", "apns"), [b"token-0"]) == {}
+
+    async def test_the_latest_verdict_counts(self, queue: Queue) -> None:
+        """A verdict about a later time replaces an earlier one, never the other way."""
+        await stored(queue, batch(2))
+        (lease,) = await queue.lease(room(), NOW)
+        for since in (NOW, NOW - 9, NOW + 9, NOW + 3):
+            await queue.checkpoint(lease, [DeadTarget(b"token-0", since, f"{since}")], NOW)
+        expected = DeadTarget(b"token-0", NOW + 9, f"{NOW + 9}")
+        assert await queue.dead_targets(APNS, [b"token-0"]) == {b"token-0": expected}

@@ -1,0 +1,175 @@
+"""The writer groups what waits, and a failure concerns those who caused it."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+import pytest
+
+from gateway.queue import schema, writer
+from gateway.queue.base import QueueError, QueueFull
+from gateway.queue.database import Database
+from gateway.queue.sqlite import SqliteQueue
+from tests.gateway.queue.contract import accept
+from tests.gateway.queue.samples import NOW, batch, room, stored
+
+
+@pytest.fixture
+async def database(path: Path) -> AsyncIterator[Database]:
+    database = Database(path)
+    await database.open()
+    await database.write(lambda db: db.execute("CREATE TABLE t (x)"))
+    yield database
+    await database.close()
+
+
+async def rows(database: Database) -> list[int]:
+    return await database.read(lambda db: [x for (x,) in db.execute("SELECT x FROM t ORDER BY rowid")])
+
+
+def insert(value: int) -> writer.Operation[int]:
+    def operation(db: apsw.Connection) -> int:
+        db.execute("INSERT INTO t VALUES (?)", (value,))
+        return value
+
+    return operation
+
+
+@contextmanager
+def held_up(database: Database) -> Iterator[asyncio.Future[bool]]:
+    """Keep the writer busy, so that what is handed in meanwhile is one group."""
+    release = threading.Event()
+    yield database.write(lambda db: release.wait(10))
+    release.set()
+
+
+async def test_one_commit_for_all_that_wait(database: Database) -> None:
+    """Operations that wait together become visible together, in order."""
+    commits: list[int] = []
+    await database.write(lambda db: db.set_commit_hook(lambda: bool(commits.append(1))))
+    commits.clear()
+    with held_up(database) as first:
+        waiting = [database.write(insert(value)) for value in range(50)]
+        assert await rows(database) == []
+    assert await asyncio.gather(*waiting) == list(range(50))
+    await first
+    assert await rows(database) == list(range(50))
+    assert len(commits) <= 2
+
+
+async def test_a_refusal_undoes_one(database: Database) -> None:
+    """An operation that raises is undone alone, and its caller gets the exception."""
+
+    def refuse(db: apsw.Connection) -> None:
+        insert(99)(db)
+        raise QueueError("no")
+
+    with held_up(database):
+        waiting = [database.write(insert(1)), database.write(refuse), database.write(insert(2))]
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert (results[0], results[2]) == (1, 2)
+    assert isinstance(results[1], QueueError)
+    assert await rows(database) == [1, 2]
+
+
+async def test_an_sqlite_error_undoes_one(database: Database) -> None:
+    """An operation that SQLite refuses does not take its neighbours with it."""
+    with held_up(database):
+        waiting = [
+            database.write(insert(1)),
+            database.write(lambda db: db.execute("INSERT INTO nowhere VALUES (1)")),
+            database.write(insert(2)),
+        ]
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert (results[0], results[2]) == (1, 2)
+    assert isinstance(results[1], QueueError)
+    assert await rows(database) == [1, 2]
+
+
+async def test_a_cancelled_caller_changes_nothing_for_the_others(database: Database) -> None:
+    """Cancelling who waits does not take the operation back, nor stop the writer."""
+    with held_up(database):
+        first, second = database.write(insert(1)), database.write(insert(2))
+        first.cancel()
+    assert await second == 2
+    assert await rows(database) == [1, 2]
+
+
+async def test_closing_finishes(path: Path) -> None:
+    """What was handed in before the close is stored; what comes later is refused."""
+    database = Database(path)
+    await database.open()
+    await database.write(lambda db: db.execute("CREATE TABLE t (x)"))
+    waiting = [database.write(insert(value)) for value in range(10)]
+    await database.close()
+    assert await asyncio.gather(*waiting) == list(range(10))
+    with pytest.raises(QueueError, match="closed"):
+        database.write(insert(11))
+    with pytest.raises(QueueError, match="closed"):
+        await rows(database)
+    await database.close()
+
+
+async def test_the_log_is_bounded(database: Database, path: Path) -> None:
+    """The write-ahead log is copied into the file as it grows."""
+    for _ in range(40):
+        await database.write(lambda db: db.execute("INSERT INTO t VALUES (zeroblob(2000000))"))
+    assert path.with_name("queue.db-wal").stat().st_size < 2 * writer.CHECKPOINT_PAGES * schema.PAGE_SIZE
+
+
+async def test_another_process_may_hold_the_file(
+    database: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait for another's transaction is bounded, and then the caller may try again."""
+    await database.write(lambda db: (db.set_busy_timeout(20), db.setlk_timeout(20, 0)))
+    other = schema.connect(path)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(QueueFull, match="another process"):
+        await database.write(insert(1))
+    other.execute("COMMIT")
+    other.close()
+    assert await database.write(insert(2)) == 2
+    assert await rows(database) == [2]
+
+
+async def test_a_full_disk(queue: SqliteQueue) -> None:
+    """Without room nothing is half stored, what needs little goes on, and with room all goes on."""
+    await stored(queue, batch(500), batch(500))
+    leases = await queue.lease(room(), NOW)
+    pages = await queue.database.write(lambda db: db.pragma("page_count"))
+    await queue.database.write(lambda db: db.pragma("max_page_count", pages))
+    with held_up(queue.database):
+        storing = asyncio.ensure_future(stored(queue, batch(1000)))
+        ending = asyncio.ensure_future(queue.complete(accept(leases[0]), [], NOW))
+        await asyncio.sleep(0)  # both are handed in, and share a transaction that the first one sinks
+    with pytest.raises(QueueFull, match="disk is full"):
+        await storing
+    await ending
+    assert (await queue.depth())[:2] == (1, 500)
+    await queue.database.write(lambda db: db.pragma("max_page_count", 0xFFFFFFFE))
+    await stored(queue, batch(1000))
+    assert (await queue.depth())[:2] == (2, 1500)
+    assert await queue.database.read(lambda db: db.pragma("integrity_check")) == "ok"
+
+
+async def test_a_disk_that_refuses(queue: SqliteQueue) -> None:
+    """A write that the file system refuses is reported, and the queue goes on when it is possible again."""
+    await stored(queue, batch(1))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        for _ in range(3):
+            with pytest.raises(QueueFull, match="disk refused"):
+                await stored(queue, batch(1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (await queue.depth())[:2] == (1, 1)
+    await stored(queue, batch(1))
+    assert len(await queue.lease(room(), NOW)) == 2
+    assert await queue.database.read(lambda db: db.pragma("integrity_check")) == "ok"

@@ -1,0 +1,206 @@
+"""The configuration: a file, the environment over it, and every mistake told at once."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import Settings, SettingsError, load
+from providers import PROVIDERS
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "carillon.toml"
+    path.write_text(text)
+    return path
+
+
+def mistakes(path: Path | None, environ: dict[str, str] | None = None) -> dict[str, str]:
+    """What is wrong, by key."""
+    with pytest.raises(SettingsError) as caught:
+        load(path, environ or {})
+    return {problem.key: problem.detail for problem in caught.value.problems}
+
+
+def test_nothing_given_is_a_whole_configuration() -> None:
+    """Every key has a default; only apps have to be told."""
+    settings = load(None, {})
+    assert (settings.http.host, settings.http.port) == ("127.0.0.1", 8080)
+    assert settings.queue.path == Path.cwd() / "data/carillon.db"
+    assert settings.data == Path.cwd() / "data"
+    assert settings.queue.retention == 7 * 86400
+    assert settings.dispatch.request_timeout == 15
+    assert settings.dispatch.max_attempts == 20
+    assert settings.blocks() == {}
+
+
+def test_the_example_holds_every_key_and_is_valid() -> None:
+    """The commented example loads, and no key of the sections is missing in it; its values are the defaults."""
+    path = ROOT / "carillon.example.toml"
+    settings = load(path, {})
+    assert set(settings.blocks()) == {("shop", "apns"), ("shop", "fcm"), ("shop", "webpush")}
+    written = tomllib.loads(path.read_text())
+    defaults = load(None, {"CARILLON_QUEUE__PATH": str(ROOT / "data/carillon.db")})
+    for section in ("http", "queue", "dispatch", "observe"):
+        assert set(written[section]) == set(type(getattr(settings, section)).model_fields)
+        assert getattr(settings, section) == getattr(defaults, section)
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    """Any key, nested by two underscores; the rest of a table stays as the file has it."""
+    path = write(tmp_path, '[http]\nport = 1\nhost = "0.0.0.0"\n[apps.shop.stub]\nkey = "from file"\nrate = 3\n')
+    environ = {"CARILLON_HTTP__PORT": "2", "CARILLON_APPS__SHOP__STUB__KEY": "12345", "CARILLON_WORKERS": "4"}
+    settings = load(path, environ)
+    assert (settings.http.host, settings.http.port, settings.workers) == ("0.0.0.0", 2, 4)
+    block = settings.blocks()["shop", "stub"]
+    assert block.rate == 3
+    assert block.key.get_secret_value() == "12345"  # type: ignore[attr-defined]
+
+
+def test_an_app_can_be_configured_by_environment_alone() -> None:
+    """As in a container without a file."""
+    settings = load(None, {"CARILLON_APPS__MY_APP__STUB__KEY": "x"})
+    assert list(settings.blocks()) == [("my_app", "stub")]
+
+
+def test_the_processes_own_environment_does_not_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what `load` is given counts."""
+    monkeypatch.setitem(os.environ, "CARILLON_HTTP__PORT", "99")
+    assert load(None, {}).http.port == 8080
+    assert Settings().http.port == 8080
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("15s", 15), ("1h30m", 5400), ("7d", 604800), ("250ms", 0.25), ("12", 12), ("1.5m", 90)]
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    """Seconds, or numbers with units."""
+    assert load(None, {"CARILLON_QUEUE__RETENTION": text}).queue.retention == seconds
+
+
+@pytest.mark.parametrize("text", ["7 days", "s", "", "1h30", "-5s", "0", "nan", "inf"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    """Nothing is guessed."""
+    assert "queue.retention" in mistakes(None, {"CARILLON_QUEUE__RETENTION": text})
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    """Each with its dotted path and what is expected; a misspelt key with the one that was meant."""
+    path = write(
+        tmp_path,
+        """
+        workers = "many"
+        [http]
+        prt = 80
+        port = 70000
+        [queue]
+        retention = "7 days"
+        path = 3
+        [apps."Bad Name".stub]
+        key = "a"
+        [apps.shop.stub]
+        kee = "b"
+        [apps.shop.apsn]
+        [dispatch]
+        max_attempts = 0
+        """,
+    )
+    found = mistakes(path, {"CARILLON_HTTPP__PORT": "1"})
+    assert found.keys() == {
+        "workers",
+        "http.prt",
+        "http.port",
+        "queue.retention",
+        "queue.path",
+        "apps.Bad Name",
+        "apps.shop.stub.key",
+        "apps.shop.stub.kee",
+        "apps.shop.apsn",
+        "dispatch.max_attempts",
+        "CARILLON_HTTPP__PORT",
+    }
+    assert "is port meant?" in found["http.prt"]
+    assert "65535" in found["http.port"]
+    assert "15s" in found["queue.retention"]
+    assert "missing" in found["apps.shop.stub.key"]
+    assert "is key meant?" in found["apps.shop.stub.kee"]
+    assert "is apns meant?" in found["apps.shop.apsn"]
+    assert "is http meant?" in found["CARILLON_HTTPP__PORT"]
+
+
+def test_the_error_is_readable_and_shows_no_value(tmp_path: Path) -> None:
+    """One line a mistake, and not what was given: it may be a secret in the wrong place."""
+    path = write(tmp_path, '[apps.shop.stub]\nkey = ["sekrit"]\nkee = "sekrit"\n')
+    with pytest.raises(SettingsError) as caught:
+        load(path, {})
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"The configuration ({path}) cannot be used:"
+    assert len(lines) == 3
+    assert "sekrit" not in str(caught.value) + repr(caught.value)
+
+
+def test_a_section_that_is_no_table_is_named(tmp_path: Path) -> None:
+    """A value where a table belongs is told as that."""
+    assert mistakes(write(tmp_path, "http = 3\n")) == {"http": "expected a table, [http]"}
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    """The same file works from any working directory; absolute paths and ~ stay what they are."""
+    path = write(
+        tmp_path,
+        '[queue]\npath = "var/q.db"\n[apps.shop.stub]\nkey = "k"\nca_file = "ca.pem"\n'
+        '[apps.other.stub]\nkey = "k"\nca_file = "/etc/ca.pem"\n',
+    )
+    settings = load(path, {})
+    assert settings.queue.path == tmp_path / "var/q.db"
+    assert settings.blocks()["shop", "stub"].ca_file == str(tmp_path / "ca.pem")
+    assert settings.blocks()["other", "stub"].ca_file == "/etc/ca.pem"
+
+
+def test_without_a_file_paths_are_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As everywhere on a command line."""
+    monkeypatch.chdir(tmp_path)
+    assert load(None, {"CARILLON_QUEUE__PATH": "q.db"}).queue.path == tmp_path / "q.db"
+
+
+def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:
+    """With what to do, and where in the file."""
+    assert "carillon.example.toml" in mistakes(tmp_path / "nowhere.toml")["file"]
+    assert "line 2" in mistakes(write(tmp_path, "[http]\nport = = 3"))["file"]
+
+
+def test_a_list_or_table_by_environment_has_to_be_json() -> None:
+    """What cannot be decoded is told, not raised as something else."""
+    block = "CARILLON_APPS__SHOP__WEBPUSH__"
+    keys = {f"{block}VAPID_KEY_FILE": "v.pem", f"{block}SUBJECT": "mailto:a@example.com"}
+    settings = load(None, {**keys, f"{block}ENDPOINTS": '["https://127.0.0.1:9443"]'})
+    assert settings.blocks()["shop", "webpush"].endpoints == ("https://127.0.0.1:9443",)  # type: ignore[attr-defined]
+    assert "JSON" in mistakes(None, {"CARILLON_APPS": "shop"})["CARILLON_*"]
+
+
+def test_a_free_port_is_for_one_worker(tmp_path: Path) -> None:
+    """Several workers share a port, which therefore has a number."""
+    assert load(None, {"CARILLON_HTTP__PORT": "0"}).http.port == 0
+    (detail,) = mistakes(None, {"CARILLON_HTTP__PORT": "0", "CARILLON_WORKERS": "2"}).values()
+    assert "http.port" in detail
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_each_providers_block_is_its_own_class(provider: str) -> None:
+    """A block is checked by the provider that it names: unknown keys in it are mistakes."""
+    found = mistakes(None, {f"CARILLON_APPS__SHOP__{provider.upper()}__NONSENSE": "1"})
+    assert f"apps.shop.{provider}.nonsense" in found
+
+
+def test_settings_cannot_be_changed() -> None:
+    """What was checked is what runs."""
+    settings = load(None, {})
+    with pytest.raises(ValueError, match="frozen"):
+        settings.workers = 2  # type: ignore[misc]
