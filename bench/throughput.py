@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -29,7 +30,8 @@ UNLIMITED = "1e9"
 POLL = 0.1
 
 
-class Scenario(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Scenario:
     """What to run."""
 
     provider: str

@@ -40,7 +40,7 @@ class World:
         """`environment` is added to the gateway's; `folder` is kept if given, else a temporary one is used."""
         self.services = tuple(services)
         self._mode = mode
-        self._workers = workers
+        self.workers = workers
         self._scripts = scripts or {}
         self._options = tuple(simulator_options)
         self._environment = environment
@@ -84,7 +84,7 @@ class World:
         self.url = f"http://127.0.0.1:{_free_port()}"
         config = self.folder / "carillon.toml"
         port = self.url.rpartition(":")[2]
-        ours = f'workers = {self._workers}\n[http]\nport = {port}\n[queue]\npath = "queue/carillon.db"\n'
+        ours = f'workers = {self.workers}\n[http]\nport = {port}\n[queue]\npath = "queue/carillon.db"\n'
         config.write_text(ours + (self.folder / "simulators.toml").read_text())
         command = ["-m", "gateway", "serve", "--config", str(config)]
         child = Child("gateway", command, self.folder, cpu=self._gateway_cpu, environment=self._environment)

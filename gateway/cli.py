@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from gateway.advice import advice
 from gateway.client import Client, Page, Refused, Unreachable
@@ -208,11 +208,10 @@ def _await_receipt(client: Client, job_id: str, timeout: float) -> dict[str, Any
 
 
 def _sentence(receipt: Mapping[str, Any]) -> str:
-    colour = {"accepted": "green", "pending": "yellow"}.get(receipt["state"], "red")
-    reason = f" ({escape(receipt['reason'])})" if receipt.get("reason") else ""
-    return (
-        f"[{colour}]{receipt['state']}[/{colour}]{reason} {escape(advice(receipt['state'], receipt.get('reason', '')))}"
-    )
+    state, reason = receipt["state"], receipt.get("reason", "")
+    colour = {"accepted": "green", "pending": "yellow"}.get(state, "red")
+    cause = f" ({escape(reason)})" if reason else ""
+    return f"[{colour}]{state}[/{colour}]{cause}: {escape(advice(state, reason))}"
 
 
 def _pairs(texts: Iterable[str]) -> dict[str, str]:
@@ -279,7 +278,7 @@ def _show_receipts(rows: list[dict[str, Any]], counts: Mapping[tuple[str, str], 
         console.print("No delivery of this job has ended yet.")
         return
     if total <= ROWS_SHOWN:
-        table = Table("recipient", "provider", "state", "reason", "attempts", "delivery")
+        table = Table("recipient", "provider", "state", "reason", "attempts", Column("delivery", overflow="fold"))
         for row in rows:
             cells = (row["recipient"], row["provider"], row["state"], row.get("reason", ""), row.get("attempts", 1))
             table.add_row(*(escape(str(cell)) for cell in (*cells, row["id"])))

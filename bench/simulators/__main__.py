@@ -40,7 +40,7 @@ def main(
         str, typer.Option(help="Instead: shares of targets, such as unregistered=0.05,throttled=0.05.")
     ] = "",
     attempts: Annotated[int, typer.Option(help="How often a target of --shares gets a transient answer.")] = 1,
-    seed: Annotated[int, typer.Option(help="Chooses the shares, and makes the subscriptions.")] = 0,
+    seed: Annotated[int, typer.Option(help="Chooses the shares.")] = 0,
     rtt: Annotated[float, typer.Option(help="Milliseconds that every answer takes.")] = 0.0,
     profile: Annotated[
         list[str] | None, typer.Option(help="SERVICE=PROFILE, such as apns=apple or webpush=mozilla.")
@@ -65,7 +65,6 @@ def main(
             script=_script(name, script, shares, attempts, seed),
             profile=profiles.get(name),
             rtt=rtt / 1000,
-            seed=seed,
             decrypt_every=decrypt_every,
         )
         for name in chosen

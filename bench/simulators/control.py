@@ -84,10 +84,8 @@ class Control:
         response = web.StreamResponse(headers={"content-type": "text/plain; charset=utf-8"})
         await response.prepare(request)
         for simulator in self._chosen(request):
-            accepted = simulator.journal.accepted()
-            lines = [
-                f"{_word(key)} {seen} {accepted.get(key, 0)}\n" for key, seen in simulator.journal.counts().items()
-            ]
+            seen, accepted = simulator.journal.counts(), simulator.journal.accepted()
+            lines = [f"{_word(key)} {times} {accepted.get(key, 0)}\n" for key, times in seen.items()]
             for start in range(0, len(lines), 10_000):
                 await response.write("".join(lines[start : start + 10_000]).encode())
         await response.write_eof()

@@ -42,8 +42,6 @@ class Options(NamedTuple):
     """apns: apple. webpush: rfc, fcm, mozilla, apple, wns. Without one the plain service."""
     rtt: float = 0.0
     """Seconds that every answer takes."""
-    seed: int = 0
-    """Of the Web Push subscriptions."""
     decrypt_every: int = 1
     """Web Push decrypts one message of so many; 0: none."""
 
@@ -214,7 +212,7 @@ def _webpush(credentials: Credentials, options: Options, _tokens: AccessTokens) 
     if options.profile is not None and options.profile not in PROFILES:
         raise ValueError(f"webpush has the profiles {', '.join(PROFILES)}")
     return WebPush(
-        Factory(options.seed),
+        Factory(),
         bound_key=credentials.vapid_key,
         profile=PROFILES[options.profile or "rfc"],
         decrypt_every=options.decrypt_every,

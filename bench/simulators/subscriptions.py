@@ -45,15 +45,14 @@ class Plain(NamedTuple):
 
 
 class Factory:
-    """Makes subscriptions and decrypts what is sent to them; all of it follows from the seed."""
+    """Makes subscriptions and decrypts what is sent to them. All factories are the same one."""
 
-    def __init__(self, seed: int = 0, pool: int = POOL) -> None:
-        self._key = sha256(b"carillon subscriptions %d" % seed).digest()
-        self._pool = pool
+    def __init__(self) -> None:
+        self._key = sha256(b"carillon subscriptions").digest()
 
     @cached_property
     def _private_keys(self) -> list[ec.EllipticCurvePrivateKey]:
-        return [ec.derive_private_key(self._scalar(number), _CURVE) for number in range(self._pool)]
+        return [ec.derive_private_key(self._scalar(number), _CURVE) for number in range(POOL)]
 
     @cached_property
     def _public_keys(self) -> list[bytes]:
@@ -79,7 +78,7 @@ class Factory:
             PATH.encode(),
             named,
             digest[20:].hex().encode(),
-            self._encoded_keys[int.from_bytes(digest[16:20], "big") % self._pool],
+            self._encoded_keys[int.from_bytes(digest[16:20], "big") % POOL],
             _base64(digest[:16]),
         )
 
@@ -89,7 +88,7 @@ class Factory:
         digest = self._digest(name)
         if check != digest[20:].hex().encode():
             return None
-        return Secrets(int.from_bytes(digest[16:20], "big") % self._pool, digest[:16])
+        return Secrets(int.from_bytes(digest[16:20], "big") % POOL, digest[:16])
 
     def decrypt(self, secrets: Secrets, body: bytes) -> Plain:
         """A message's text, as strictly as the specifications allow.

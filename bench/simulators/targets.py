@@ -27,9 +27,9 @@ def targets(
         endpoints: For Web Push: the origins of its simulator, taken in turns.
     """
     if service == "webpush":
-        factory = Factory(seed)
+        factory = Factory()
         return [
-            b'"subscription":' + factory.document(endpoints[index % len(endpoints)], f"{name}{index:08x}")
+            b'"subscription":' + factory.document(endpoints[index % len(endpoints)], f"{name}s{seed}-{index:08x}")
             for index in range(start, start + count)
         ]
     draw = random.Random(f"{service} {seed} {start}")

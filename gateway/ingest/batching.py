@@ -83,7 +83,7 @@ class Splitter:
         registered, undated = _registered_column(recipients)
         columns = (*targets.columns, *variables, registered)
         ids = [recipient.id for recipient in recipients]
-        refused = targets.refused | faults | undated | _bad_ids(ids) | self._too_long(columns)
+        refused = targets.refused | faults | undated | _bad_ids(ids)
         self._refuse(name, recipients, indexes, refused)
         kept = [p for p in range(len(ids)) if p not in refused] if refused else range(len(ids))
         self.accepted[name] += len(kept)
@@ -108,16 +108,6 @@ class Splitter:
             self.refusals.add(indexes[position], recipients[position].id, refused[position])
         if name in self._settings:
             self.refused[name] += len(refused)
-
-    def _too_long(self, columns: Sequence[Column]) -> dict[int, str]:
-        limit = self._limits.value
-        return {
-            position: f"a value is longer than {limit:,} bytes"
-            for column in columns
-            if max(map(len, column)) > limit  # 0.02 us a value
-            for position, value in enumerate(column)
-            if len(value) > limit
-        }
 
     def _extend(self, route: Route, ids: Sequence[str], columns: Sequence[Column]) -> Iterator[NewBatch]:
         start = 0

@@ -20,14 +20,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     line: int = 64 * KIB
     """A line of a job sent as NDJSON, and a job without its recipients; also how much is decoded at a time: 350
     recipients of 180 bytes take about half a millisecond."""
-    value: int = 16 * KIB
-    """A recipient's target or the text of one variable. Four times the payload of any service."""
     refused: int = 1000
     """Refused recipients that an answer lists; it always counts all."""
     put: int = 512 * KIB
     """Columns of whole batches that a stream collects before it stores them in one transaction."""
     open: int = MIB
-    """Columns of batches that a stream keeps open for more recipients; beyond it the fullest is closed."""
+    """Columns of batches that a stream keeps open for more recipients; beyond it the fullest is closed. So this is also
+    what a batch of long variables can grow to."""
     routes: int = 256
     """Batches that a stream keeps open, one for each (provider, origin)."""
     stream_memory: int = 4 * MIB

@@ -3,15 +3,12 @@
 ========  =====================================================================================================
 level     events
 ========  =====================================================================================================
-error     someone has to act: `worker.failed`, `workers.give_up`, `route.misconfigured`, `queue.failed`
-warning   it goes on, but look: `worker.died`, `worker.killed`, `route.held`, `route.breaker_open`, `queue.full`,
-          `credential.expiring`, `loop.stalled`
-info      lifecycle: `gateway.started`, `gateway.draining`, `gateway.stopped`, `worker.started`, `worker.ready`,
-          `worker.draining`, `worker.stopped`, `route.opened`, `credential.loaded`, `queue.recovered`, `job.accepted`,
-          `job.cancelled`
-debug     expected failures and traffic, per batch at most: `connection.opened`, `connection.closed`,
-          `connection.failed`, `batch.leased`, `batch.completed`, `batch.deferred`, `lease.lost`,
-          `credential.renewed`
+error     someone has to act: `workers.give_up`, `http.failed` (a defect of ours; the caller got 500)
+warning   it goes on, but look: `worker.died`, `worker.killed`, `loop.stalled`, `queue.lease_failed`,
+          `queue.lease_lost`, `credential.exchange_failed`
+info      lifecycle: `worker.started`, `worker.ready`, `http.listening`, `gateway.draining`, `worker.draining`,
+          `worker.stopped`
+debug     expected failures: `queue.failed`
 ========  =====================================================================================================
 
 Nothing is logged per notification at any level: what happened to one is its receipt. Device tokens, endpoints,

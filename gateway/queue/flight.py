@@ -5,8 +5,8 @@ memory and nothing else, and yet survives kill -9: the page cache belongs to the
 while its owner lives; a free lock means death, however it came. A power cut or a reboot loses the page cache, so the
 file names the boot in which it is worth anything.
 
-A slot is armed after its lease is durable and before the holder sees the batch, and disarmed after the batch was durably
-given back. A lease without a slot was therefore never touched by its holder.
+A slot is armed after its lease is durable and before the holder sees the batch, and disarmed after the batch was
+durably given back. A lease without a slot was therefore never touched by its holder.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     state: str
     reason: str = ""
     attempts: int = 1
+    unanswered: int = 0
+    """How many of the attempts got no answer: each of them may have reached the device."""
     provider_id: str = ""
     """The service's own id of the notification where it differs from the delivery's."""
     at: float | None = None

@@ -91,6 +91,7 @@ class _Batch(NamedTuple):
                     WORDS[state],
                     note.reason,
                     note.attempts,
+                    note.unanswered,
                     note.provider_id,
                     created + milliseconds[index] / 1000 if state >= State.ACCEPTED else None,
                 )

@@ -6,8 +6,10 @@ import asyncio
 import base64
 import json
 import ssl
+import struct
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +45,7 @@ class Client(asyncio.Protocol):
         self.window_updates: list[int] = []
         self.pongs = 0
         self.lost = False
+        self._buffer = b""
         self._changed = asyncio.Event()
 
     @classmethod
@@ -68,10 +71,21 @@ class Client(asyncio.Protocol):
         self._changed.set()
 
     def data_received(self, data: bytes) -> None:
-        for event in self.h2.receive_data(data):
-            self._happened(event)
+        for frame in self._frames(data):
+            if frame[3] == 7:  # GOAWAY, after which h2 would refuse the answers that still come
+                last, code = struct.unpack_from(">II", frame, 9)
+                self.goaways.append((last, code, frame[17:]))
+                continue
+            for event in self.h2.receive_data(frame):
+                self._happened(event)
         self.flush()
         self._changed.set()
+
+    def _frames(self, data: bytes) -> Iterator[bytes]:
+        self._buffer += data
+        while len(self._buffer) >= 9 and len(self._buffer) >= (end := 9 + int.from_bytes(self._buffer[:3], "big")):
+            frame, self._buffer = self._buffer[:end], self._buffer[end:]
+            yield frame
 
     def _happened(self, event: h2.events.Event) -> None:
         match event:
@@ -86,8 +100,6 @@ class Client(asyncio.Protocol):
                 self.finished.add(stream)
             case h2.events.StreamReset(stream_id=stream, error_code=code):
                 self.resets.setdefault(stream, []).append(int(code))
-            case h2.events.ConnectionTerminated(last_stream_id=last, error_code=code, additional_data=debug):
-                self.goaways.append((last, int(code), debug or b""))
             case h2.events.RemoteSettingsChanged(changed_settings=changed):
                 limit = changed.get(h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS)
                 self.limits += [limit.new_value] if limit else []

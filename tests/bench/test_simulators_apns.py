@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from typing import Any
 
 import pytest
 
-from bench.simulators import Certificates, Credentials, Rule, Script, Simulator
+from bench.simulators import Certificates, Credentials, Rule, Script
 from bench.simulators.apns import Apns, Key
 from bench.simulators.message import Request
 
@@ -135,9 +136,10 @@ async def test_binds_a_connection_to_its_key(simulate: Start, connect: Connect, 
     assert (await push(client, provider_token(key, key_id="OTHER00000"))).json["reason"] == "InvalidProviderToken"
     foreign = provider_token(credentials.vapid_key_file)
     assert (await push(client, foreign)).json["reason"] == "InvalidProviderToken"
-    assert (await push(client, provider_token(key, age=60))).status == 200
+    token = provider_token(key, age=60)
+    assert (await push(client, token)).status == 200
     assert (await push(client, provider_token(key, age=30))).json["reason"] == "TooManyProviderTokenUpdates"
-    assert (await push(client, provider_token(key, age=60))).status == 200
+    assert (await push(client, token)).status == 200
 
 
 def test_binds_a_connection_to_its_team(credentials: Credentials) -> None:
@@ -152,8 +154,6 @@ def test_binds_a_connection_to_its_team(credentials: Credentials) -> None:
         fields += [(name.encode(), value.encode()) for name, value in apns_headers(token).items()]
         refusal = apns.judge(visit, Request.of(fields, apns_body()), now).refusal
         return refusal and json.loads(refusal.body)["reason"]
-
-    import time
 
     now = time.time()
     assert judged("SIMKEY0001", 0, now) is None
@@ -256,10 +256,6 @@ async def test_a_rule_may_end_after_some_attempts(simulate: Start, connect: Conn
     statuses = [(await push(client, token, path)).status for path in (PATH, PATH, other, PATH, other)]
     assert statuses == [429, 200, 429, 200, 200]
     assert [entry.attempt for entry in simulator.engine.journal] == [1, 2, 1, 3, 2]
-
-
-async def refused_unprocessed(simulator: Simulator) -> None:
-    assert simulator.journal.counts() == {}
 
 
 async def test_reset(mode: str, simulate: Start, connect: Connect, token: str) -> None:
@@ -387,8 +383,6 @@ async def test_round_trips_delay_everything_and_keep_order(
     mode: str, simulate: Start, connect: Connect, token: str
 ) -> None:
     """With an RTT no answer is earlier, and answers keep their order."""
-    import time
-
     client = await connect(await simulate("apns", mode=mode, rtt=0.05))
     await push(client, token)
     await client.until(lambda: client.limits[-1] == 1000)

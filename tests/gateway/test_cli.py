@@ -155,7 +155,7 @@ def test_send_waits_for_the_receipt(gateway: FakeGateway) -> None:
     gateway.pages = [[receipt()]]
     result = send(gateway, "--wait")
     assert result.exit_code == 0
-    assert result.output.startswith("accepted ")
+    assert result.output.startswith("accepted: ")
     assert "delivered" not in result.output
 
 
@@ -164,7 +164,7 @@ def test_send_says_why_not_and_what_to_do(gateway: FakeGateway) -> None:
     gateway.pages = [[receipt("invalid_token", reason="BadDeviceToken")]]
     result = send(gateway, "--wait")
     assert result.exit_code == 1
-    assert result.output.startswith("invalid_token (BadDeviceToken) ")
+    assert result.output.startswith("invalid_token (BadDeviceToken): ")
     assert "environment" in result.output
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -103,3 +106,24 @@ def test_console_form_is_for_people() -> None:
     structlog.get_logger().warning("worker.died", after_seconds=1.5)
     assert b"worker.died" in out.getvalue()
     assert not out.getvalue().startswith(b"{")
+
+
+def logged() -> Iterator[tuple[str, str]]:
+    """(level, event) of every call of a logger in the gateway's source."""
+    for path in (Path(__file__).parents[2] / "gateway").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+                receiver, event = node.func.value, node.args[0]
+                named = isinstance(receiver, ast.Name) and receiver.id.lower() in ("log", "_log")
+                if named and isinstance(event, ast.Constant):
+                    yield {"exception": "error"}.get(node.func.attr, node.func.attr), str(event.value)
+
+
+def test_the_published_table_is_what_is_logged() -> None:
+    """Every event stands in the table of `gateway.observe.logs` at its level, and nothing else does."""
+    published = set()
+    level = ""
+    for line in str(logs.__doc__).splitlines():
+        level = match[0] if (match := re.match(r"(error|warning|info|debug)\b", line)) else level
+        published |= {(level, event) for event in re.findall(r"`([a-z0-9_]+\.[a-z0-9_]+)`", line)}
+    assert published == set(logged())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import h2.config
 import h2.connection
@@ -36,7 +36,7 @@ class Request:
     status_sent: bool = False
     ended: bool = False
     """Nothing more can be sent on this stream."""
-    answer: list[bytes] = field(default_factory=list)
+    informed: int = 0
 
 
 class Server:
@@ -48,6 +48,7 @@ class Server:
         self.outgoing: deque[tuple[bytes, Effect | None]] = deque()
         self.unsettled = 0
         """SETTINGS not acknowledged yet."""
+        self._unread = b""
         self.h2.initiate_connection()
         self.h2.data_to_send()  # the first SETTINGS the client sees are our own, which count once acknowledged
         self.announce(settings)
@@ -75,8 +76,11 @@ class Server:
         Raises:
             h2.exceptions.ProtocolError: the client broke a rule.
         """
-        for event in self.h2.receive_data(data):
-            self._on_event(event)
+        self._unread += data
+        while size := _first_size(self._unread):
+            frame, self._unread = self._unread[:size], self._unread[size:]
+            for event in self.h2.receive_data(frame):  # frame by frame: h2 applies its frame size once a call
+                self._on_event(event)
         self.say()
 
     def _on_event(self, event: h2.events.Event) -> None:
@@ -105,6 +109,12 @@ class Server:
     def open_for_body(self, stream_id: int) -> bool:
         request = self.requests[stream_id]
         return not request.whole and not request.ended
+
+
+def _first_size(data: bytes) -> int:
+    """How long the first frame of `data`, or the preface, is; zero if it has not all arrived."""
+    size = len(wire.PREFACE) if wire.PREFACE.startswith(data[:4]) else 9 + int.from_bytes(data[:3], "big")
+    return size if len(data) >= 9 and size <= len(data) else 0
 
 
 def reframed(data: bytes, pieces: int, padding: int, priority: bool) -> bytes:

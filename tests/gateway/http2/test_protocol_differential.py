@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 import h2.errors
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -14,7 +13,7 @@ from gateway.http2.frames import error_name
 from gateway.http2.protocol import MAX_BODY, MAX_INFORMATIONAL, MAX_STREAMS, ClientProtocol, Phase, Results
 from providers.base import Head
 from tests.gateway.http2 import wire
-from tests.gateway.http2.server import Fields, Request, Server, reframed
+from tests.gateway.http2.server import Fields, Server, reframed
 from tests.gateway.http2.test_hpack import expected
 
 BASE = ((b":method", b"POST"), (b":scheme", b"https"))
@@ -35,14 +34,15 @@ HEADS = (
 
 SIZES = st.one_of(
     st.integers(1, 400),
+    st.integers(1, 400),
     st.sampled_from([1000, 4096, 16_383, 16_384, 16_385, 32_769, 65_535, 65_536, 70_000]),
 )
 SETTINGS = st.fixed_dictionaries(
     {},
     optional={
         "HEADER_TABLE_SIZE": st.sampled_from([0, 1, 60, 100, 1000, 3000, 4095, 4096, 8192, 65_536]),
-        "MAX_CONCURRENT_STREAMS": st.sampled_from([0, 1, 2, 5, 30, 1000, 100_000]),
-        "INITIAL_WINDOW_SIZE": st.sampled_from([0, 1, 2, 100, 4096, 16_384, 65_535, 65_536, 1 << 20]),
+        "MAX_CONCURRENT_STREAMS": st.sampled_from([1000, 100_000, 30, 5, 1, 0]),
+        "INITIAL_WINDOW_SIZE": st.sampled_from([65_536, 1 << 20, 16_384, 4096, 300, 1, 0]),
         "MAX_FRAME_SIZE": st.sampled_from([16_384, 16_385, 65_536, (1 << 24) - 1]),
     },
 )
@@ -55,7 +55,8 @@ ANSWER_FIELDS = st.lists(
 CODES = st.sampled_from([*h2.errors.ErrorCodes])
 SHAPES = st.builds(dict, pieces=st.integers(1, 4), padding=st.sampled_from([0, 0, 1, 200]), priority=st.booleans())
 PLAIN = {"pieces": 1, "padding": 0, "priority": False}
-PORTIONS = st.one_of(st.just(1 << 30), st.integers(1, 40), st.integers(1, 100_000))
+PORTIONS = st.sampled_from([1 << 30, 1 << 30, 1 << 30, 40_000, 1000, 100, 25, 10, 3, 0])
+INCREMENTS = st.sampled_from([1 << 20, 65_535, 5000, 100, 1])
 
 
 @dataclass
@@ -139,18 +140,20 @@ class Traffic(RuleBasedStateMachine):
         self.told: dict[int, object] = {}
         self.marks = [1]
         self.to_server = b""
-        self.unread = b""
-        """The rest of a frame of which the client has read a part, and then what it means."""
         self.last_stream: int | None = None
 
-    @initialize(values=SETTINGS)
-    def start(self, values: dict[str, int]) -> None:
+    @initialize(values=SETTINGS, warm=st.sampled_from([True, True, True, False]))
+    def start(self, values: dict[str, int], warm: bool) -> None:
         self.server = Server(**values)
+        if warm:
+            self.client.trust()
+            self.carry(1 << 30)
 
     # The client
 
-    @rule(which=st.sampled_from(HEADS), sizes=st.lists(SIZES, min_size=1, max_size=12), same=st.booleans())
-    def send(self, which: Head, sizes: list[int], same: bool) -> None:
+    @precondition(lambda self: self.client.room())
+    @rule(which=st.sampled_from(HEADS), sizes=st.lists(SIZES, min_size=1, max_size=12), same=st.booleans(), on=PORTIONS)
+    def send(self, which: Head, sizes: list[int], same: bool, on: int) -> None:
         tags = list(range(self.tags, self.tags + len(sizes)))
         self.tags += len(sizes)
         fields = tuple([b"/%s" % name + b"x" * (8 if same else tag % 300) for tag in tags] for name in which.varying)
@@ -166,24 +169,22 @@ class Traffic(RuleBasedStateMachine):
         for tag in tags[count:]:
             self.told[tag] = self.model.told[tag] = "never taken"
         self.marks.append(self.client.stream_mark)
+        self.carry_requests(on)
 
-    @rule()
-    def trust(self) -> None:
-        self.client.trust()
-
+    @precondition(lambda self: self.tags > 20)
     @rule(data=st.data())
     def expire(self, data: st.DataObject) -> None:
         mark = data.draw(st.sampled_from(self.marks))
         assert self.client.expire(mark) == self.model.expire(mark)
         self.compare()
 
-    @rule()
-    def ping(self) -> None:
-        self.client.ping()
-
     # The way between them
 
     @rule(portion=PORTIONS)
+    def carry(self, portion: int) -> None:
+        self.carry_requests(portion)
+        self.carry_answers(portion)
+
     def carry_requests(self, portion: int) -> None:
         self.to_server += self.client.data_to_send()
         data, self.to_server = self.to_server[:portion], self.to_server[portion:]
@@ -193,7 +194,6 @@ class Traffic(RuleBasedStateMachine):
             assert request.fields == fields
             assert request.body == body if request.whole else body.startswith(request.body)
 
-    @rule(portion=PORTIONS)
     def carry_answers(self, portion: int) -> None:
         """One read of the client's, which may end within a frame."""
         data = b""
@@ -227,28 +227,40 @@ class Traffic(RuleBasedStateMachine):
         self.server.say(lambda: model.status(stream_id, fields, ends), lambda data: reframed(data, **shape))
 
     @precondition(lambda self: self.unanswered())
-    @rule(data=st.data(), part=st.integers(1, 12))
-    def answer_many(self, data: st.DataObject, part: int) -> None:
-        """Bare successes, in any order."""
+    @rule(data=st.data(), part=st.integers(1, 12), on=PORTIONS)
+    def answer_bare(self, data: st.DataObject, part: int, on: int) -> None:
+        """Successes of one frame, in any order."""
         for stream_id in data.draw(st.permutations(self.unanswered()))[:part]:
             self.say_status(stream_id, [(b":status", b"200")], True, PLAIN)
+        self.carry_answers(on)
+
+    answer_more = answer_bare
 
     @precondition(lambda self: self.unanswered())
-    @rule(data=st.data(), status=st.sampled_from([200, 201, 400, 410, 503]), fields=ANSWER_FIELDS, shape=SHAPES)
-    def answer(self, data: st.DataObject, status: int, fields: Fields, shape: dict[str, int]) -> None:
+    @rule(
+        data=st.data(),
+        status=st.sampled_from([103, 200, 201, 400, 410]),
+        fields=ANSWER_FIELDS,
+        ends=st.booleans(),
+        shape=SHAPES,
+        on=PORTIONS,
+    )
+    def answer(
+        self, data: st.DataObject, status: int, fields: Fields, ends: bool, shape: dict[str, int], on: int
+    ) -> None:
         stream_id = data.draw(st.sampled_from(self.unanswered()))
-        self.say_status(stream_id, [(b":status", b"%d" % status), *fields], data.draw(st.booleans()), shape)
+        fields = [(b":status", b"%d" % status), *fields]
+        if status >= 200:
+            self.say_status(stream_id, fields, ends, shape)
+        elif self.server.requests[stream_id].informed < MAX_INFORMATIONAL:
+            self.say_informational(stream_id, fields, shape)
+        self.carry_answers(on)
 
-    @precondition(lambda self: self.unanswered())
-    @rule(data=st.data(), shape=SHAPES)
-    def inform(self, data: st.DataObject, shape: dict[str, int]) -> None:
-        stream_id = data.draw(st.sampled_from(self.unanswered()))
-        request = self.server.requests[stream_id]
-        if len(request.answer) < MAX_INFORMATIONAL:
-            request.answer.append(b"103")
-            self.server.h2.send_headers(stream_id, [(b":status", b"103"), (b"link", b"</x>")])
-            model = self.model
-            self.server.say(lambda: model.informational(stream_id), lambda data: reframed(data, **shape))
+    def say_informational(self, stream_id: int, fields: Fields, shape: dict[str, int]) -> None:
+        self.server.requests[stream_id].informed += 1
+        self.server.h2.send_headers(stream_id, fields)
+        model = self.model
+        self.server.say(lambda: model.informational(stream_id), lambda data: reframed(data, **shape))
 
     def with_body(self) -> list[int]:
         return [stream_id for stream_id in self.answerable() if self.server.requests[stream_id].status_sent]
@@ -256,82 +268,94 @@ class Traffic(RuleBasedStateMachine):
     @precondition(lambda self: self.with_body())
     @rule(
         data=st.data(),
-        size=st.one_of(st.integers(0, 200), st.just(16_000)),
+        size=st.sampled_from([0, 1, 50, 200, 16_000]),
+        times=st.integers(1, 5),
         padding=st.sampled_from([None, None, 0, 1, 255]),
         ends=st.booleans(),
+        on=PORTIONS,
     )
-    def answer_body(self, data: st.DataObject, size: int, padding: int | None, ends: bool) -> None:
+    def answer_body(self, data: st.DataObject, size: int, times: int, padding: int | None, ends: bool, on: int) -> None:
         stream_id = data.draw(st.sampled_from(self.with_body()))
-        body = bytes(size)
-        used = size + (0 if padding is None else padding + 1)
-        if used > self.server.h2.local_flow_control_window(stream_id):
-            return
-        self.server.h2.send_data(stream_id, body, end_stream=ends, pad_length=padding)
-        self.server.requests[stream_id].ended = ends
-        model = self.model
-        self.server.say(lambda: model.data(stream_id, body, used, ends))
+        for time in range(1, times + 1):
+            self.say_body(stream_id, b"%d" % time + bytes(size), padding, ends and time == times)
+        self.carry_answers(on)
+
+    def say_body(self, stream_id: int, body: bytes, padding: int | None, ends: bool) -> None:
+        used = len(body) + (0 if padding is None else padding + 1)
+        if used <= self.server.h2.local_flow_control_window(stream_id):
+            self.server.h2.send_data(stream_id, body, end_stream=ends, pad_length=padding)
+            self.server.requests[stream_id].ended = ends
+            model = self.model
+            self.server.say(lambda: model.data(stream_id, body, used, ends))
 
     @precondition(lambda self: self.with_body())
-    @rule(data=st.data(), shape=SHAPES)
-    def answer_trailers(self, data: st.DataObject, shape: dict[str, int]) -> None:
+    @rule(data=st.data(), shape=SHAPES, on=PORTIONS)
+    def answer_trailers(self, data: st.DataObject, shape: dict[str, int], on: int) -> None:
         stream_id = data.draw(st.sampled_from(self.with_body()))
         self.server.h2.send_headers(stream_id, [(b"checksum", b"1")], end_stream=True)
         self.server.requests[stream_id].ended = True
         model = self.model
         self.server.say(lambda: model.trailers(stream_id), lambda data: reframed(data, **shape))
+        self.carry_answers(on)
 
-    @precondition(lambda self: self.answerable())
-    @rule(data=st.data(), code=CODES)
-    def reset(self, data: st.DataObject, code: h2.errors.ErrorCodes) -> None:
-        stream_id = data.draw(st.sampled_from(self.answerable()))
-        self.server.h2.reset_stream(stream_id, code)
-        self.server.requests[stream_id].ended = True
+    @precondition(lambda self: self.server.requests)
+    @rule(data=st.data(), code=CODES, on=PORTIONS)
+    def reset(self, data: st.DataObject, code: h2.errors.ErrorCodes, on: int) -> None:
+        """Of a stream under way, or behind a whole answer, which takes nothing back."""
+        stream_id = data.draw(st.sampled_from(list(self.server.requests)))
         model = self.model
-        self.server.say(lambda: model.reset(stream_id, code))
+        if self.server.requests[stream_id].ended:
+            self.server.say_raw(wire.reset(stream_id, code), lambda: model.reset(stream_id, code))
+        else:
+            self.server.requests[stream_id].ended = True
+            self.server.h2.reset_stream(stream_id, code)
+            self.server.say(lambda: model.reset(stream_id, code))
+        self.carry_answers(on)
 
-    @precondition(lambda self: self.server.requests)
-    @rule(data=st.data(), code=CODES)
-    def reset_behind_the_end(self, data: st.DataObject, code: h2.errors.ErrorCodes) -> None:
-        ended = [stream_id for stream_id, request in self.server.requests.items() if request.ended]
-        if ended:
-            self.server.say_raw(wire.reset(data.draw(st.sampled_from(ended)), code))
+    @precondition(lambda self: self.server.requests and self.server.unsettled < 4)
+    @rule(values=st.lists(SETTINGS, min_size=1, max_size=3), on=PORTIONS)
+    def change_settings(self, values: list[dict[str, int]], on: int) -> None:
+        """Not before the first acknowledgement: h2 would take it for these."""
+        for each in values:
+            self.server.announce(each)
+        self.carry_answers(on)
 
-    @precondition(lambda self: self.server.unsettled < 4)
-    @rule(values=st.lists(SETTINGS, min_size=1, max_size=3))
-    def settings(self, values: list[dict[str, int]]) -> None:
-        if self.server.requests:  # h2 counts acknowledgements wrongly before the first one has come
-            for each in values:
-                self.server.announce(each)
-
-    @rule(increment=st.sampled_from([1, 2, 100, 5000, 65_535, 1 << 20]))
-    def grant(self, increment: int) -> None:
+    @precondition(lambda self: self.client.window < 60_000 or self.client.limited)
+    @rule(increment=INCREMENTS, on=PORTIONS)
+    def widen(self, increment: int, on: int) -> None:
         self.server.grant(increment)
+        for stream_id in self.server.requests:
+            self.server.grant(increment, stream_id)
+        self.carry_answers(on)
 
-    @precondition(lambda self: self.server.requests)
-    @rule(data=st.data(), increment=st.sampled_from([1, 2, 100, 5000, 65_535, 1 << 20]))
-    def grant_stream(self, data: st.DataObject, increment: int) -> None:
-        self.server.grant(increment, data.draw(st.sampled_from(list(self.server.requests))))
-
-    @rule(frame=st.sampled_from([wire.raw(0xFA, 0xFF, 3, b"?"), wire.raw(wire.PRIORITY, 0, 77, bytes(5))]))
-    def say_something_else(self, frame: bytes) -> None:
+    @rule(
+        frame=st.sampled_from(
+            [
+                wire.raw(0xFA, 0xFF, 3, b"?"),
+                wire.raw(wire.PRIORITY, 0, 77, bytes(5)),
+                wire.raw(wire.PING, 0, 0, bytes(8)),
+            ]
+        ),
+        pings=st.booleans(),
+    )
+    def say_something_else(self, frame: bytes, pings: bool) -> None:
         self.server.say_raw(frame)
+        if pings:
+            self.client.ping()
+        self.client.trust()
 
-    @rule()
-    def ping_from_server(self) -> None:
-        self.server.h2.ping(b"12345678")
-        self.server.say()
-
-    @precondition(lambda self: self.tags > 20)
-    @rule(data=st.data(), code=CODES)
-    def goaway(self, data: st.DataObject, code: int) -> None:
+    @precondition(lambda self: self.tags > 60)
+    @rule(data=st.data(), code=CODES, on=PORTIONS)
+    def goaway(self, data: st.DataObject, code: int, on: int) -> None:
         """Once or more often, about fewer streams each time (section 6.8)."""
-        lasts = [0, 2**31 - 1, *self.server.requests]
+        lasts = [2**31 - 1, 0, *self.server.requests]
         allowed = [last for last in lasts if self.last_stream is None or last <= self.last_stream]
         last = self.last_stream = data.draw(st.sampled_from(allowed))
         for stream_id, request in self.server.requests.items():
             request.ended |= stream_id > last  # what was not processed is not answered
         model = self.model
         self.server.say_raw(wire.goaway(last, code, b"debug"), lambda: model.goaway(last, code))
+        self.carry_answers(on)
 
     # What is compared
 

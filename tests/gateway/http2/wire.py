@@ -12,6 +12,7 @@ from providers.base import Head
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITISED = 0x1, 0x1, 0x4, 0x8, 0x20
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 TABLE_SIZE, ENABLE_PUSH, MAX_STREAMS, INITIAL_WINDOW, MAX_FRAME = 1, 2, 3, 4, 5
 
 OK = b"\x88"
@@ -108,4 +109,4 @@ def busy(count: int, values: dict[int, int] | None = None) -> ClientProtocol:
 
 
 def sent_frames(protocol: ClientProtocol) -> list[Frame]:
-    return list(split(protocol.data_to_send().removeprefix(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")))
+    return list(split(protocol.data_to_send().removeprefix(PREFACE)))

@@ -21,9 +21,7 @@ async def open_queue(path: Path) -> AsyncIterator[Opener]:
     queues = []
 
     async def opener(owner: str) -> SqliteQueue:
-        queue = SqliteQueue(
-            path, owner=owner, lease_seconds=LEASE_SECONDS, high_water=HIGH_WATER, slots=SLOTS
-        )
+        queue = SqliteQueue(path, owner=owner, lease_seconds=LEASE_SECONDS, high_water=HIGH_WATER, slots=SLOTS)
         await queue.open()
         queues.append(queue)
         return queue

@@ -46,7 +46,9 @@ def room(batches: int = 100, per_route: int = 100, closed: tuple[Route, ...] = (
     return Room(batches, per_route, closed, by_route)
 
 
-async def stored(queue: Queue, *batches: NewBatch, lane: Lane = Lane.PROMOTIONAL, deliver_at: float | None = None) -> Job:
+async def stored(
+    queue: Queue, *batches: NewBatch, lane: Lane = Lane.PROMOTIONAL, deliver_at: float | None = None
+) -> Job:
     """A job of these batches, ready to be leased."""
     new = job(lane=lane, deliver_at=deliver_at)
     assert await queue.submit(new, None, batches, b"{}") is None

@@ -64,7 +64,9 @@ def test_cancelling() -> None:
     """What never left is cancelled; what may have reached its device is unknown; receipts stay as they are."""
     notes = {0: Note("busy", 2, unanswered=1), 3: Note("gone")}
     before = Columns.of(
-        Progress(bytearray([State.PENDING, State.PENDING, State.SENT, State.INVALID_TOKEN]), array("I", bytes(16)), notes)
+        Progress(
+            bytearray([State.PENDING, State.PENDING, State.SENT, State.INVALID_TOKEN]), array("I", bytes(16)), notes
+        )
     )
     after = column.cancelled(before)
     assert list(after.states) == [State.UNKNOWN, State.CANCELLED, State.UNKNOWN, State.INVALID_TOKEN]
@@ -74,7 +76,9 @@ def test_cancelling() -> None:
 
 def test_recovering() -> None:
     """Verdicts that a dead holder had seen are kept, with a reason where theirs is lost; stored ones are left alone."""
-    stored = Columns.of(Progress(bytearray([State.REJECTED, 0, 0, 0, 0]), array("I", [7, 0, 0, 0, 0]), {0: Note("bad")}))
+    stored = Columns.of(
+        Progress(bytearray([State.REJECTED, 0, 0, 0, 0]), array("I", [7, 0, 0, 0, 0]), {0: Note("bad")})
+    )
     found = bytes([State.ACCEPTED, State.ACCEPTED, State.REJECTED, State.SENT, 0xEE])
     after = column.recovered(stored, found, 500)
     assert list(after.states) == [State.REJECTED, State.ACCEPTED, State.REJECTED, State.SENT, State.SENT]

@@ -45,7 +45,7 @@ def flights(path: Path) -> list[Path]:
 
 
 async def test_kill_9_of_a_holder(queue: SqliteQueue, path: Path) -> None:
-    """Its batches come back at once, with exactly what it had sent and seen answered; what it had not touched is fresh."""
+    """Its batches come back at once, with exactly what it had sent and seen answered; the rest of them is fresh."""
     await stored(queue, batch(5), batch(5))
     await killed(path, "hold")
     assert await queue.lease(room(), NOW + 1) == []

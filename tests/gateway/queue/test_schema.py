@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
@@ -75,12 +76,18 @@ async def test_another_programs_database_is_refused(path: Path) -> None:
     assert "another program" in await refusal(path)
 
 
-async def test_other_files_are_refused(path: Path) -> None:
-    """What is no database is said to be none, and stays as it is."""
+@pytest.fixture
+def letter(path: Path) -> Iterator[None]:
     content = b"not a database at all, but long enough to look at" * 100
     path.write_bytes(content)
-    assert "not an SQLite database" in await refusal(path)
+    yield
     assert path.read_bytes() == content
+
+
+@pytest.mark.usefixtures("letter")
+async def test_other_files_are_refused(path: Path) -> None:
+    """What is no database is said to be none, and stays as it is."""
+    assert "not an SQLite database" in await refusal(path)
 
 
 async def test_a_directory_that_is_missing(tmp_path: Path) -> None:

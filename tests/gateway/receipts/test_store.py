@@ -1,0 +1,267 @@
+"""Receipts are read from the queue's columns: each once, in the order of their storing, until their time is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.model import INDEX_DIGITS, Job, Note, State, delivery_prefix
+from gateway.queue.base import DeadTarget, Lease
+from gateway.queue.sqlite import SqliteQueue
+from gateway.receipts.states import InvalidToken, JobStatus, Receipt
+from gateway.receipts.store import ReceiptStore
+from tests.gateway.queue.samples import FCM, NOW, batch, job, room, stored
+
+
+@pytest.fixture
+async def queue(tmp_path: Path) -> AsyncIterator[SqliteQueue]:
+    queue = SqliteQueue(tmp_path / "queue.db", owner="test")
+    await queue.open()
+    yield queue
+    await queue.close()
+
+
+@pytest.fixture
+def store(queue: SqliteQueue) -> ReceiptStore:
+    return ReceiptStore(queue.database)
+
+
+async def leased(queue: SqliteQueue) -> Lease:
+    (lease,) = await queue.lease(room(batches=1), NOW)
+    return lease
+
+
+def answer(lease: Lease, *states: State) -> None:
+    lease.progress.states[: len(states)] = bytes(states)
+
+
+async def finished(queue: SqliteQueue, *sizes: int, at: float = NOW) -> Job:
+    """A job of batches that are all accepted."""
+    new = await stored(queue, *(batch(size) for size in sizes))
+    for _ in sizes:
+        lease = await leased(queue)
+        answer(lease, *[State.ACCEPTED] * lease.count)
+        await queue.complete(lease, [], at)
+    return new
+
+
+async def page_of(store: ReceiptStore, new: Job, after: int = 0, limit: int = 1000) -> tuple[list[Receipt], int, bool]:
+    page = await store.receipts(new.id, after, limit)
+    assert page is not None
+    return page
+
+
+async def test_a_receipt(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """A receipt says who, what, why, how often and when."""
+    put = batch(2)
+    new = await stored(queue, put)
+    lease = await leased(queue)
+    answer(lease, State.ACCEPTED, State.REJECTED)
+    lease.progress.milliseconds[1] = 1500
+    lease.progress.notes[1] = Note("BadTopic", 3, "their-id", unanswered=1)
+    await queue.complete(lease, [], NOW + 2)
+    receipts, _, done = await page_of(store, new)
+    prefix = delivery_prefix(put.id)
+    assert done
+    assert receipts == [
+        Receipt(prefix + "0000", new.id, "user-0", "shop", "apns", "accepted", at=NOW),
+        Receipt(prefix + "0001", new.id, "user-1", "shop", "apns", "rejected", "BadTopic", 3, 1, "their-id", NOW + 1.5),
+    ]
+
+
+async def test_each_receipt_once(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """However pages and checkpoints fall, following the cursor yields each receipt once and ends with the job."""
+    new = await stored(queue, batch(5), batch(4, FCM))
+    first, second = await queue.lease(room(), NOW)
+    seen: list[str] = []
+    cursor, done = 0, False
+
+    async def follow() -> None:
+        nonlocal cursor, done
+        while True:
+            receipts, cursor, done = await page_of(store, new, cursor, 2)
+            seen.extend(receipt.id for receipt in receipts)
+            if not receipts:
+                return
+
+    await follow()
+    answer(first, State.PENDING, State.ACCEPTED, State.SENT, State.REJECTED, State.EXPIRED)
+    await queue.checkpoint(first, [], NOW)
+    await follow()
+    assert (len(seen), done) == (3, False)
+    answer(second, *[State.ACCEPTED] * 4)
+    await queue.complete(second, [], NOW)
+    await queue.checkpoint(first, [], NOW)
+    await follow()
+    assert (len(seen), done) == (7, False)
+    answer(first, State.ACCEPTED, State.ACCEPTED, State.UNKNOWN)
+    await queue.complete(first, [], NOW)
+    await follow()
+    assert (len(seen), len(set(seen)), done) == (9, 9, True)
+    receipts, _, done = await page_of(store, new)
+    assert ([receipt.id for receipt in receipts], done) == (seen, True)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 9, 10])
+async def test_pages_of_any_size(queue: SqliteQueue, store: ReceiptStore, limit: int) -> None:
+    """A page holds as many as asked for; the last one says that it is."""
+    new = await finished(queue, 4, 1, 4)
+    sizes, cursor, done = [], 0, False
+    for _ in range(20):
+        receipts, cursor, done = await page_of(store, new, cursor, limit)
+        sizes.append(len(receipts))
+        if done:
+            break
+    assert sum(sizes) == 9
+    assert sizes[:-1] == [limit] * (len(sizes) - 1)
+    assert await page_of(store, new, cursor, limit) == ([], cursor, True)
+
+
+async def test_the_feed_of_all_jobs(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """Receipts of all jobs, in the order of their storing."""
+    first, second = await finished(queue, 2), await finished(queue, 1)
+    page = await store.feed(0, 2)
+    assert [receipt.job for receipt in page.receipts] == [first.id, first.id]
+    page = await store.feed(page.cursor, 10)
+    assert [receipt.job for receipt in page.receipts] == [second.id]
+    assert (await store.feed(page.cursor, 10)).receipts == []
+
+
+async def test_status(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """Counts name each state; what has no receipt is pending, on the wire or not."""
+    new = await stored(queue, batch(4), batch(2, FCM), batch(1))
+    first, second, _ = await queue.lease(room(), NOW)
+    answer(first, State.ACCEPTED, State.SENT, State.REJECTED)
+    await queue.checkpoint(first, [], NOW)
+    answer(second, *[State.ACCEPTED] * second.count)
+    await queue.complete(second, [], NOW + 7)
+    status = await store.job(new.id)
+    assert status is not None
+    assert {state: count for state, count in status.counts.items() if count} == {
+        "pending": 7 - 2 - second.count,
+        "accepted": 1 + second.count,
+        "rejected": 1,
+    }
+    assert set(status.counts) == {state.word for state in State if state is not State.SENT}
+    assert (status.total, status.finished, status.cancelled) == (7, False, False)
+    assert (status.first_finished_at, status.finished_at) == (NOW + 7, None)
+
+
+async def test_status_of_the_finished(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """A finished job says when its last batch ended."""
+    new = await finished(queue, 1, 1, at=NOW + 3)
+    assert await store.job(new.id) == JobStatus(
+        id=new.id,
+        app="shop",
+        lane=new.lane,
+        created_at=NOW,
+        cancelled=False,
+        finished=True,
+        total=2,
+        counts={state.word: 2 * (state is State.ACCEPTED) for state in State if state is not State.SENT},
+        first_finished_at=NOW + 3,
+        finished_at=NOW + 3,
+    )
+
+
+async def test_a_cancelled_job(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """Every delivery of a cancelled job gets a receipt, without waiting for its due time."""
+    new = await stored(queue, batch(3), batch(2), deliver_at=NOW + 1e6)
+    await queue.cancel(new.id, NOW + 1)
+    status = await store.job(new.id)
+    assert status is not None
+    assert (status.cancelled, status.finished, status.counts["cancelled"]) == (True, True, 5)
+    receipts, _, done = await page_of(store, new)
+    assert ({receipt.state for receipt in receipts}, len(receipts), done) == ({"cancelled"}, 5, True)
+
+
+async def test_cancelling_the_finished_changes_nothing(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """What is over cannot be taken back, and does not say so."""
+    new = await finished(queue, 1)
+    before = await store.job(new.id)
+    assert await queue.cancel(new.id, NOW + 1)
+    assert await store.job(new.id) == before
+
+
+async def test_unknown_jobs(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """Nothing is said of jobs that do not exist, are not sealed, or were abandoned."""
+    new = job()
+    await queue.begin(new, None)
+    await queue.put(new.id, [batch()])
+    for job_id in (new.id, "job_unknown"):
+        assert await store.job(job_id) is None
+        assert await store.receipts(job_id, 0, 10) is None
+    await queue.abandon(new.id)
+    assert await store.job(new.id) is None
+
+
+async def test_deliveries(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """Deliveries are found by id, with or without a receipt; ids that are none are left out."""
+    put = batch(3)
+    await stored(queue, put)
+    lease = await leased(queue)
+    answer(lease, State.ACCEPTED, State.SENT)
+    await queue.checkpoint(lease, [], NOW)
+    ids = [delivery_prefix(put.id) + digits.decode() for digits in INDEX_DIGITS[:4]]
+    found = await store.deliveries([*ids, "nonsense", ids[0].upper(), delivery_prefix(batch().id) + "0000"])
+    assert {ids.index(delivery): receipt.state for delivery, receipt in found.items()} == {
+        0: "accepted",
+        1: "pending",
+        2: "pending",
+    }
+    assert found[ids[1]].at is None
+
+
+async def test_invalid_tokens(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """An app's dead targets by cursor; a newer verdict is told again, another app's is not."""
+    await stored(queue, batch(2))
+    lease = await leased(queue)
+    await queue.checkpoint(lease, [DeadTarget(b"a", NOW, "Unregistered"), DeadTarget(b"b", NOW, "gone")], NOW)
+    tokens, cursor = await store.invalid_tokens("shop", 0, 1)
+    assert tokens == [InvalidToken("apns", "a", NOW, "Unregistered")]
+    tokens, cursor = await store.invalid_tokens("shop", cursor, 10)
+    assert tokens == [InvalidToken("apns", "b", NOW, "gone")]
+    await queue.checkpoint(lease, [DeadTarget(b"a", NOW, "same"), DeadTarget(b"b", NOW + 1, "newer")], NOW)
+    tokens, cursor = await store.invalid_tokens("shop", cursor, 10)
+    assert tokens == [InvalidToken("apns", "b", NOW + 1, "newer")]
+    assert await store.invalid_tokens("shop", cursor, 10) == ([], cursor)
+    assert await store.invalid_tokens("bank", 0, 10) == ([], 0)
+
+
+async def test_retention(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """Jobs are forgotten some time after they finished, with all that is stored of them; others stay."""
+    old = await finished(queue, *[1] * 70, at=NOW)
+    young = await finished(queue, 2, at=NOW + 50)
+    waiting = await stored(queue, batch(1))
+    assert await store.vacuum(NOW + 100, 100) == 0
+    assert await store.vacuum(NOW + 101, 100) == 1
+    assert await store.job(old.id) is None
+    assert await store.job(young.id) is not None
+    assert await store.job(waiting.id) is not None
+    tables = ("jobs", "messages", "batches", "recipients", "receipts", "feed", "work")
+    rows = await queue.database.read(lambda db: [db.execute(f"SELECT count(*) FROM {name}").get for name in tables])
+    assert rows == [2, 2, 2, 2, 1, 1, 1]
+    assert len((await store.feed(0, 100)).receipts) == 2
+
+
+async def test_retention_gives_room_back(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """The file shrinks when much of it is free."""
+    await finished(queue, *[1000] * 500)
+    before = await queue.database.read(lambda db: db.pragma("page_count"))
+    await store.vacuum(NOW + 101, 100)
+    after = await queue.database.read(lambda db: db.pragma("page_count"))
+    assert after < before / 2
+    assert await queue.database.read(lambda db: db.pragma("integrity_check")) == "ok"
+
+
+async def test_retention_while_work_goes_on(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """Forgetting, leasing and reading share the file."""
+    for _ in range(5):
+        await finished(queue, *[3] * 30)
+    (forgotten, new) = await asyncio.gather(store.vacuum(NOW + 101, 100), finished(queue, *[2] * 20, at=NOW + 101))
+    assert forgotten == 5
+    assert len((await page_of(store, new))[0]) == 40
+    assert await queue.depth() == (0, 0, None)
