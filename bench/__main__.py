@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import report, throughput
+from bench import ingest, report, throughput
 from bench.processes import ProcessFailed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -35,12 +36,24 @@ def throughput_command(
 
     Exit status 0 if the ledger is clean, 1 if not, 2 if the run could not be made.
     """
-    _conclude(throughput.Scenario(provider, count, workers, profile, rtt), json)
+    _conclude(lambda: throughput.run(throughput.Scenario(provider, count, workers, profile, rtt)), json)
 
 
-def _conclude(scenario: throughput.Scenario, json: bool) -> None:
+@app.command("ingest")
+def ingest_command(
+    count: Annotated[int, typer.Option(min=1, help="Recipients of the one request.")] = 1_000_000,
+    json: Json = False,
+) -> None:
+    """One streamed request: CPU per recipient until all are durable, and the gateway's memory at most.
+
+    Exit status as of the other scenarios.
+    """
+    _conclude(lambda: ingest.run(count), json)
+
+
+def _conclude(scenario: Callable[[], dict[str, Any]], json: bool) -> None:
     try:
-        result = throughput.run(scenario)
+        result = scenario()
     except ProcessFailed as error:
         Console(stderr=True).print(str(error), style="red", highlight=False, markup=False)
         raise typer.Exit(2) from None
@@ -55,8 +68,9 @@ def _print_table(result: dict[str, Any]) -> None:
     table.add_row("gateway CPU a notification", f"{result['gateway_cpu_us']} us")
     table.add_row("notifications a second", f"{result['per_second']:,}")
     table.add_row("wall", f"{result['wall_seconds']} s")
-    table.add_row("sink's processor in use", f"{result['sink_utilisation']:.0%}")
-    table.add_row("accept to answer", ", ".join(f"{k} {v} ms" for k, v in result["latency_ms"].items()))
+    if "sink_utilisation" in result:
+        table.add_row("sink's processor in use", f"{result['sink_utilisation']:.0%}")
+        table.add_row("accept to answer", ", ".join(f"{k} {v} ms" for k, v in result["latency_ms"].items()))
     table.add_row("gateway's memory at most", f"{result['rss_mib']['gateway']} MiB")
     ledger = result["ledger"]
     table.add_row("ledger", ", ".join(f"{name} {value:,}" for name, value in ledger.items()))

@@ -231,6 +231,8 @@ class Provider(Protocol):
     default_rate: float | None
     """Notifications a second that the service allows an app by default; None where it names no limit."""
     default_connections: int
+    single_origin: bool
+    """Whether all of an app's requests go to `endpoint`; otherwise each target brings its own origin."""
 
     def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
         """Validate and canonicalise the targets of recipients that all name this provider."""

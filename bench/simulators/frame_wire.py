@@ -84,7 +84,12 @@ class FrameWire(Wire):
             if position > end:
                 position = payload - head
                 break
-            self._frame(kind & 0xFF, flags, stream & frames.MAX_STREAM, data[payload:position])
+            try:
+                self._frame(kind & 0xFF, flags, stream & frames.MAX_STREAM, data[payload:position])
+            except (KeyError, IndexError, hpack.HPACKError):
+                self.engine.stats["protocol_errors"] += 1
+                self.goaway(0, frames.Code.PROTOCOL_ERROR)
+                return
         self._buffer = data[position:]
 
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
@@ -116,15 +121,10 @@ class FrameWire(Wire):
         incoming.block += payload
         if not flags & frames.END_HEADERS:
             return
-        try:
-            incoming.fields += self._reader.read(incoming.block)
-        except hpack.HPACKError:
-            self.engine.stats["protocol_errors"] += 1
-            self.goaway(0, frames.Code.COMPRESSION_ERROR)
-            return
+        incoming.fields += self._reader.read(incoming.block)
         incoming.block = b""
         if stream not in self.streams and not self._admit(stream):
-            del self._requests[stream]
+            self._requests.pop(stream, None)
         elif incoming.whole:
             self._whole(stream)
 

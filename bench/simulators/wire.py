@@ -65,7 +65,7 @@ class Outbox:
 class Wire(asyncio.Protocol, ABC):
     """A connection. Answers of one read leave in one write.
 
-    Subclasses call `_opened`, `_requested` and `_closed` as a peer's streams come and go.
+    Subclasses ask `_admit` when a peer opens a stream, and hand whole requests to the engine.
     """
 
     transport: asyncio.Transport

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import ssl
 import time
@@ -42,7 +43,8 @@ TAIL_CHECKPOINT = 2.0
 """Seconds between checkpoints of a batch with nothing left but retries, so that its receipts can be read."""
 
 IDLE_SENDER = 300.0
-"""Seconds without work after which a route's connections are closed."""
+"""Seconds without work after which the connections to a Web Push origin are closed. Those to an app's own endpoint
+stay: services want them kept for hours, and a one-time code must not wait for a handshake."""
 
 UNCONFIGURED_DEFER = 60.0
 STORE_RETRY = 1.0
@@ -136,6 +138,9 @@ class Dispatcher:
         """Dispatch until cancelled."""
         self._cancel_cursor, ids = await self._queue.cancelled(0)
         self._cancelled.update(ids)
+        for (app, name), way in self._ways.items():
+            if PROVIDERS[name].single_origin:
+                self._open_sender(Route(app, name), way)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lease_for_ever())
             group.create_task(self._tick_for_ever())
@@ -165,12 +170,11 @@ class Dispatcher:
                 log.warning("queue.lease_failed", reason=str(error))
                 await asyncio.sleep(STORE_RETRY)
                 continue
+            self._readiness.report("queue", True)
             if not leased:
-                try:
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
                         await self._work.wait()
-                except TimeoutError:
-                    pass
 
     async def _lease(self) -> bool:
         room = self._room()
@@ -322,7 +326,7 @@ class Dispatcher:
                 self._spawn(self._checkpoint(sender, flight))
         self._report(sender)
         idle = not sender.flights and now - self._last_used.get(sender.route, now) > IDLE_SENDER
-        if idle:
+        if idle and not sender.provider.single_origin:
             del self._senders[sender.route]
             self._spawn(sender.pool.close(0.0))
 

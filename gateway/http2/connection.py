@@ -91,6 +91,12 @@ class Connection(asyncio.Protocol):
     def usable(self) -> bool:
         return self._transport is not None and self.protocol.phase is Phase.OPEN
 
+    @property
+    def useless(self) -> bool:
+        """Whether it answered nothing that it was asked; one that idled to its end was asked nothing."""
+        asked = self.protocol.stream_mark > 1
+        return not self.answered and (asked or not self.protocol.settled)
+
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -131,12 +131,16 @@ class Pool:
         """Deadlines and growth; to be called about ten times a second with the loop's time."""
         for connection in list(self._connections):
             connection.sweep(now)
-        if self._closing or not self._source.backlog:
+        if self._closing:
             return
         usable = [connection for connection in self._connections if connection.usable]
-        if any(not connection.protocol.limited for connection in usable):
+        if not usable:
+            self._dial()  # ahead of need: a pool that lives has a connection
+        elif not self._source.backlog:
+            return
+        elif any(not connection.protocol.limited for connection in usable):
             self.wake()
-        elif not usable or self._busy() < 0.9:
+        elif self._busy() < 0.9:
             self._dial()
 
     def replace(self) -> None:
@@ -159,7 +163,8 @@ class Pool:
 
     def _dial(self) -> None:
         usable = sum(connection.usable for connection in self._connections)
-        if self._dialling is None and usable < self._limit and self._loop.time() >= self._not_before:
+        allowed = not self._closing and usable < self._limit and self._loop.time() >= self._not_before
+        if self._dialling is None and allowed:
             self._dialling = self._loop.create_task(self._connect())
 
     async def _connect(self) -> None:
@@ -214,8 +219,7 @@ class Pool:
         elif connection.protocol.phase is Phase.DRAINING:
             if connection.protocol.goaway is not None:
                 self._listener.goaway(*connection.protocol.goaway)
-            if self._source.backlog:
-                self._dial()
+            self._dial()
         elif connection.answered:
             self._failures = 0
             self.failure = None
@@ -226,7 +230,7 @@ class Pool:
         self._connections.remove(connection)
         if not self._connections:
             self._empty.set()
-        if not connection.answered and not self._closing:
+        if connection.useless and not self._closing:
             self._back_off(DialFailure("closed", connection.lost or "closed without an answer"))
         if self._source.backlog and not self._closing:
             self.wake()

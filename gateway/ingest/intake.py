@@ -137,10 +137,10 @@ class Intake:
     @asynccontextmanager
     async def _begun(self, job: Job, idempotency: Idempotency | None) -> AsyncIterator[Replay | None]:
         """A job open for upload, or the former answer to its key. An error in the block abandons the job."""
-        former = None
+        former: Replay | Twin | None = None
         try:
-            former = _unless_twin(await self._queue.begin(job, idempotency))
-            yield former
+            former = await self._queue.begin(job, idempotency)
+            yield _unless_twin(former)
         except BaseException:
             if former is None:
                 await self._abandon(job.id)
@@ -197,8 +197,8 @@ class Intake:
         if not accepted and not refusals.count:
             raise invalid([_NO_RECIPIENTS])
         if not accepted:
-            raise Refused(422, _NOBODY, refused=refusals.listed, refused_count=refusals.count)
-        return msgspec.json.encode(Accepted(job.id, accepted, refusals.listed, refusals.count))
+            raise Refused(422, _NOBODY, refused=refusals.listed(), refused_count=refusals.count)
+        return msgspec.json.encode(Accepted(job.id, accepted, refusals.listed(), refusals.count))
 
     def _taken(self, job: Job, splitter: Splitter, answer: bytes) -> Answer:
         """The job is durable."""

@@ -17,7 +17,7 @@ from providers.base import Problem
 
 CONTENT_TYPE = "application/problem+json"
 
-_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`(?: - at `|$)", re.DOTALL)
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _PATH = re.compile(r" - at `(?:key in )?\$((?:\.\w+|\[(?:\d+|\.\.\.)\])*)`$")
 _STEP = re.compile(r"\w+|\.\.\.")
 _SHOWN = 64
@@ -94,13 +94,14 @@ def located(error: Exception, text: bytes | msgspec.Raw, kind: type[msgspec.Stru
     if not isinstance(error, msgspec.ValidationError):
         return Problem("", message)
     path = _PATH.search(message)
-    steps = _steps(path[1], text, str if "Expected `str`" in message else Any) if path else []
-    if unknown := _UNKNOWN_FIELD.match(message):
+    detail = message[: path.start()] if path else message
+    steps = _steps(path[1], text, str if "Expected `str`" in detail else Any) if path else []
+    if unknown := _UNKNOWN_FIELD.fullmatch(detail):
         name = unknown[1][:_SHOWN]
         return Problem(pointer([*steps, name]), f"is not known; {suggestion(name, _fields(_type(kind, steps)))}")
-    if message.startswith("Invalid enum value"):
+    if detail.startswith("Invalid enum value"):
         return Problem(pointer(steps), f"must be one of: {', '.join(_words(_type(kind, steps)))}")
-    return Problem(pointer(steps), message[: path.start()] if path else message)
+    return Problem(pointer(steps), detail)
 
 
 def _steps(path: str, text: bytes | msgspec.Raw, kind: Any) -> list[str | int]:

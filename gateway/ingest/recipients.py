@@ -34,17 +34,21 @@ class Refusals:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self.listed: list[Refusal] = []
+        self._listed: list[Refusal] = []
         self.count = 0
+
+    def listed(self) -> list[Refusal]:
+        """In the order of the recipients."""
+        return sorted(self._listed, key=lambda refusal: refusal.index)
 
     def add(self, index: int, recipient_id: str | None, reason: str) -> None:
         self.count += 1
-        if len(self.listed) < self._most:
-            self.listed.append(Refusal(index, recipient_id, reason[:_REASON_LENGTH]))
+        if len(self._listed) < self._most:
+            self._listed.append(Refusal(index, recipient_id, reason[:_REASON_LENGTH]))
 
     def add_text(self, index: int, text: bytes, error: Exception) -> None:
         """A recipient that could not be decoded. To explain it costs 20 us, so only where somebody will see it."""
-        if len(self.listed) < self._most:
+        if len(self._listed) < self._most:
             where, detail = located(error, text, Recipient)
             self.add(index, _id(text), f"{where[1:]}: {detail}" if where else detail)
         else:

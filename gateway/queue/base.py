@@ -111,10 +111,12 @@ class Room(NamedTuple):
 
     batches: int
     per_route: int
+    """Most promotional batches of one route; the transactional lane is bounded by `batches` alone, so that a campaign
+    never stands before a one-time code."""
     closed: Collection[Route]
     """Routes that take nothing now."""
     held: dict[Route, int]
-    """Batches already held, counted against `per_route`."""
+    """Batches already held, counted against `per_route`; a route that holds less is served first."""
 
 
 class Queue(Protocol):

@@ -92,13 +92,15 @@ def _candidates(
     found, routes = [], _routes_with_work(db, lane, start)
     for number, route in routes:
         before = held.get(route, 0)
-        if route not in room.closed and before < room.per_route:
-            rows = db.execute(
+        most = limit if lane is Lane.TRANSACTIONAL else min(limit, room.per_route - before)
+        if most > 0 and route not in room.closed:
+            waiting = every(
+                db,
                 "SELECT due, sequence FROM batches WHERE state = 1 AND lane = ? AND route = ? AND due <= ? "
                 "ORDER BY due LIMIT ?",
-                (lane, number, now, min(limit, room.per_route - before)),
+                (lane, number, now, most),
             )
-            found += [_Candidate(before + ahead, due, sequence, route) for ahead, (due, sequence) in enumerate(rows)]
+            found += [_Candidate(before + ahead, due, seq, route) for ahead, (due, seq) in enumerate(waiting)]
     return found, routes[-1][0] if len(routes) == ROUTES_AT_ONCE else 0
 
 

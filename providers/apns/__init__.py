@@ -17,6 +17,7 @@ class Apns:
     target_columns = 1
     default_rate: float | None = None
     default_connections = 4
+    single_origin = True
 
     def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
         return request.targets(recipients)

@@ -57,21 +57,26 @@ def with_numbers(aps: Any) -> Any:
     return {key: number(value) if key in NUMERIC else value for key, value in aps.items()}
 
 
-def check(document: dict[str, Any], push_type: str, root: str = ROOT) -> Iterator[Problem]:
+def check(document: dict[str, Any], push_type: str) -> Iterator[Problem]:
     """What Apple would refuse or the device could not decode. Keys that Apple does not name are let through."""
     aps = document.get("aps")
+    yield from check_aps(aps, live=push_type == "liveactivity", pointer=f"{ROOT}/aps")
+    if isinstance(aps, dict):
+        yield from _check_for_type(aps, push_type, ROOT)
+
+
+def check_aps(aps: Any, *, live: bool, pointer: str) -> Iterator[Problem]:
+    """The types of the values in `aps`; `live` ones are for Live Activities."""
     if not isinstance(aps, dict):
-        yield Problem(f"{root}/aps", "has to be an object")
+        yield Problem(pointer, "has to be an object")
         return
-    live = push_type == "liveactivity"
     for key, value in aps.items():
         if key == "alert":
-            yield from _check_alert(value, live, f"{root}/aps/alert")
+            yield from _check_alert(value, live, f"{pointer}/alert")
         elif key == "relevance-score" and live:
-            yield from _judge(value, _is_number, "a number", f"{root}/aps/{key}")
+            yield from _judge(value, _is_number, "a number", f"{pointer}/{key}")
         elif key in RULES:
-            yield from _judge(value, *RULES[key], f"{root}/aps/{key}")
-    yield from _check_for_type(aps, push_type, root)
+            yield from _judge(value, *RULES[key], f"{pointer}/{key}")
 
 
 def _judge(value: Any, rule: Callable[[Any], bool], expected: str, pointer: str) -> Iterator[Problem]:

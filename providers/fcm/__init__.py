@@ -19,6 +19,7 @@ class Fcm:
     default_rate: float | None = 10_000.0
     """600,000 a minute is a project's default quota."""
     default_connections = 20
+    single_origin = True
     """100 streams each: 10,000 a second as long as an answer takes less than 0.2 s."""
 
     def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from providers.apns.payload import VISIBLE, with_numbers
+from providers.apns.payload import VISIBLE, check_aps, with_numbers
 from providers.base import Message, Problem, Terms
 from providers.merge import merge
 from providers.template import Slot, is_templated, pointer_part
@@ -190,8 +190,11 @@ def _check_apns(apns: dict[str, Any], terms: Terms) -> Iterator[Problem]:
     at = f"{ROOT}/apns"
     yield from _check_strings(apns.get("headers", {}), f"{at}/headers")
     payload = apns.get("payload", {})
-    if not isinstance(payload, dict) or not isinstance(payload.get("aps", {}), dict):
-        yield Problem(f"{at}/payload", "has to be an object with the object aps")
+    if not isinstance(payload, dict):
+        yield Problem(f"{at}/payload", "has to be an object")
+    elif "aps" in payload:
+        live = "live_activity_token" in apns
+        yield from check_aps(with_numbers(payload["aps"]), live=live, pointer=f"{at}/payload/aps")
     if terms.collapse_key is not None and len(terms.collapse_key.encode()) > LONGEST_COLLAPSE_ID:
         yield Problem("/collapse_key", f"has more than {LONGEST_COLLAPSE_ID} bytes, the most that APNs takes from FCM")
     if terms.collapse_key is not None and is_templated(terms.collapse_key):

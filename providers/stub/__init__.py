@@ -24,6 +24,7 @@ class Stub:
     target_columns = 1
     default_rate: float | None = None
     default_connections = 2
+    single_origin = True
 
     def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
         return request.targets(recipients)
@@ -38,7 +39,7 @@ class Stub:
         return settings.endpoint or ENDPOINT
 
     def compile(self, message: Message, terms: Terms, settings: ProviderSettings, origin: str) -> Plan:
-        return request.StubPlan(message, terms, origin)
+        return request.StubPlan(message, origin)
 
     def credential(self, settings: ProviderSettings) -> Credential:
         assert isinstance(settings, StubSettings)

@@ -23,7 +23,6 @@ from providers.base import (
     Rendered,
     Rows,
     Targets,
-    Terms,
 )
 from providers.merge import merge
 from providers.stub import response
@@ -44,11 +43,13 @@ def targets(recipients: Sequence[Recipient]) -> Targets:
 
 
 def document(message: Message) -> dict[str, Any]:
-    """The body: what the message has, and the `stub` block merged last."""
-    parts = {"title": message.title, "body": message.body, "image": message.image, "link": message.link}
-    body: dict[str, Any] = {"id": Slot("id"), **{key: value for key, value in parts.items() if value is not None}}
-    if message.data:
-        body["data"] = message.data
+    """The body: what the message has, and the `stub` block merged last. The service knows no images and links."""
+    parts = (("title", message.title), ("body", message.body))
+    extras = (("image", message.image), ("link", message.link))
+    data = {**{name: text for name, text in extras if text is not None}, **message.data}
+    body: dict[str, Any] = {"id": Slot("id"), **{name: text for name, text in parts if text is not None}}
+    if data:
+        body["data"] = data
     merged: dict[str, Any] = merge(body, message.stub)
     return merged
 
@@ -71,7 +72,7 @@ class StubPlan:
     slice = 250
     bare_accept = True
 
-    def __init__(self, message: Message, terms: Terms, origin: str) -> None:
+    def __init__(self, message: Message, origin: str) -> None:
         self._template = _compile(message)
         self._fixed = (
             (b":method", b"POST"),
@@ -79,12 +80,9 @@ class StubPlan:
             (b":authority", origin.removeprefix("https://").encode()),
             (b"content-type", b"application/json"),
         )
-        self._literal: Headers = ()
-        if terms.expires_at is not None:
-            self._literal = ((b"expires", str(int(terms.expires_at)).encode()),)
 
     def head(self, auth: Headers, now: float) -> Head:
-        return Head(self._fixed + auth, self._literal, (b":path",))
+        return Head(self._fixed + auth, (), (b":path",))
 
     def render(self, rows: Rows, now: float) -> Rendered:
         texts = self._template.render(rows.variables, (rows.ids,), len(rows.ids))

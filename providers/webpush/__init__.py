@@ -17,6 +17,7 @@ class WebPush:
     target_columns = 3
     default_rate: float | None = None
     default_connections = 4
+    single_origin = False
 
     def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
         assert isinstance(settings, WebPushSettings)
@@ -31,7 +32,8 @@ class WebPush:
 
     def endpoint(self, settings: ProviderSettings) -> str:
         """For trying out whether a service can be reached: each subscription brings its own origin."""
-        return settings.endpoint or f"https://{HOSTS[0]}"
+        assert isinstance(settings, WebPushSettings)
+        return next(iter(settings.endpoints), settings.endpoint or f"https://{HOSTS[0]}")
 
     def compile(self, message: Message, terms: Terms, settings: ProviderSettings, origin: str) -> Plan:
         return request.WebPushPlan(message, terms, origin)

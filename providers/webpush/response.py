@@ -116,14 +116,14 @@ def outcome(of: Service, status: int, headers: Headers, body: bytes, now: float)
     if 200 <= status < 300:
         return Outcome(verdict=Verdict.ACCEPTED, provider_id=_message_id(headers))
     word = _word(of, headers, body)
-    known = BY_WORD.get((of, status, word)) or BY_STATUS.get(status)
+    known = BY_WORD.get((of, status, word))
+    if known is None and status in BY_STATUS:
+        known = BY_STATUS[status]
+        if reason := _reason(of, word):
+            known = msgspec.structs.replace(known, reason=reason)
     if known is None:
-        return _by_class(of, status, headers, word or f"http_{status}", now)
-    if (of, status, word) not in BY_WORD and word:
-        known = msgspec.structs.replace(known, reason=word)
-    if known.verdict is Verdict.UNREGISTERED:
-        return msgspec.structs.replace(known, dead_since=now)
-    return known
+        return _by_class(of, status, headers, _reason(of, word) or f"http_{status}", now)
+    return msgspec.structs.replace(known, dead_since=now) if known.verdict is Verdict.UNREGISTERED else known
 
 
 def _message_id(headers: Headers) -> str:
@@ -145,10 +145,15 @@ def _word(of: Service, headers: Headers, body: bytes) -> str:
             return reason if isinstance(reason, str) and _WORD.fullmatch(reason) else ""
         if of is Service.MOZILLA:
             errno = _decode_mozilla(body).errno
-            return f"errno {errno}" if isinstance(errno, int) and 0 <= errno < 1000 else ""
+            return f"errno_{errno}" if isinstance(errno, int) and 0 <= errno < 1000 else ""
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     return ""
+
+
+def _reason(of: Service, word: str) -> str:
+    """A word to show; FCM's are parts of sentences."""
+    return "" if of is Service.FCM else word
 
 
 def _field(headers: Headers, wanted: bytes) -> str:

@@ -96,9 +96,9 @@ class _Hosts:
     def _judge(self, authority: str) -> str | Refused:
         if f"https://{authority}" in self._origins:
             return f"https://{authority}"
-        host, _, port = authority.partition(":")
+        host, colon, port = authority.partition(":")
         host = host.removesuffix(".")
-        if port not in ("", "443"):
+        if colon and port != "443":
             return Refused(BAD_PORT)
         if host.endswith(".invalid"):
             return Refused(GONE)

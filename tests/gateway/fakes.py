@@ -129,7 +129,9 @@ class MemoryQueue:
         due = [
             (job.job.lane, batch.due, number)
             for number, (job, batch) in enumerate(self._sequence)
-            if batch.complete_at is None and max(batch.due, batch.held_until) <= now and batch.new.route not in room.closed
+            if batch.complete_at is None
+            and max(batch.due, batch.held_until) <= now
+            and batch.new.route not in room.closed
         ]
         for _, _, number in sorted(due):
             job, batch = self._sequence[number]
@@ -187,7 +189,9 @@ class MemoryQueue:
 
     async def depth(self) -> Depth:
         work = [batch for job in self.jobs.values() for batch in job.batches if batch.complete_at is None]
-        return Depth(len(work), sum(batch.new.count for batch in work), min((batch.due for batch in work), default=None))
+        return Depth(
+            len(work), sum(batch.new.count for batch in work), min((batch.due for batch in work), default=None)
+        )
 
 
 def _copy(progress: Progress) -> Progress:

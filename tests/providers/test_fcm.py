@@ -215,7 +215,9 @@ def test_no_collapse_key_of_its_own(settings: FcmSettings) -> None:
         ),
         (Message(title="t", fcm={"android": {"notification": 1}}), "/message/fcm/android/notification"),
         (Message(title="t", fcm={"apns": {"headers": {"apns-priority": 5}}}), "/message/fcm/apns/headers"),
-        (Message(title="t", fcm={"apns": {"payload": {"aps": 1}}}), "/message/fcm/apns/payload"),
+        (Message(title="t", fcm={"apns": {"payload": 1}}), "/message/fcm/apns/payload"),
+        (Message(title="t", fcm={"apns": {"payload": {"aps": 1}}}), "/message/fcm/apns/payload/aps"),
+        (Message(title="t", fcm={"apns": {"payload": {"aps": {"badge": "1"}}}}), "/message/fcm/apns/payload/aps/badge"),
         (Message(title="t", fcm={"webpush": {"headers": {"TTL": 5}}}), "/message/fcm/webpush/headers"),
         (
             Message(title="t", fcm={"webpush": {"fcm_options": {"link": "http://x"}}}),
@@ -457,28 +459,73 @@ QUOTA = {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [
 ROWS = [
     # the numbers are those of fcm.md, section 4
     (1, 400, error(400, "INVALID_ARGUMENT", VIOLATION), Outcome(Verdict.REJECTED, "BAD_REQUEST")),
-    (1, 400, error(400, "INVALID_ARGUMENT", fcm("INVALID_ARGUMENT"), VIOLATION), Outcome(Verdict.REJECTED, "BAD_REQUEST")),
+    (
+        1,
+        400,
+        error(400, "INVALID_ARGUMENT", fcm("INVALID_ARGUMENT"), VIOLATION),
+        Outcome(Verdict.REJECTED, "BAD_REQUEST"),
+    ),
     (2, 400, error(400, "INVALID_ARGUMENT", fcm("INVALID_ARGUMENT")), Outcome(Verdict.REJECTED, "INVALID_ARGUMENT")),
-    (3, 401, error(401, "UNAUTHENTICATED", fcm("THIRD_PARTY_AUTH_ERROR")), Outcome(Verdict.REJECTED, "THIRD_PARTY_AUTH_ERROR")),
-    (3, 401, error(401, "UNAUTHENTICATED", fcm("APNS_AUTH_ERROR")), Outcome(Verdict.REJECTED, "THIRD_PARTY_AUTH_ERROR")),
-    (4, 401, error(401, "UNAUTHENTICATED", INFO), Outcome(Verdict.CREDENTIAL, "ACCESS_TOKEN_EXPIRED", scope=Scope.CREDENTIAL, remint=True)),
+    (
+        3,
+        401,
+        error(401, "UNAUTHENTICATED", fcm("THIRD_PARTY_AUTH_ERROR")),
+        Outcome(Verdict.REJECTED, "THIRD_PARTY_AUTH_ERROR"),
+    ),
+    (
+        3,
+        401,
+        error(401, "UNAUTHENTICATED", fcm("APNS_AUTH_ERROR")),
+        Outcome(Verdict.REJECTED, "THIRD_PARTY_AUTH_ERROR"),
+    ),
+    (
+        4,
+        401,
+        error(401, "UNAUTHENTICATED", INFO),
+        Outcome(Verdict.CREDENTIAL, "ACCESS_TOKEN_EXPIRED", scope=Scope.CREDENTIAL, remint=True),
+    ),
     (4, 401, b"", Outcome(Verdict.CREDENTIAL, "http_401", scope=Scope.CREDENTIAL, remint=True)),
-    (5, 403, error(403, "PERMISSION_DENIED", fcm("SENDER_ID_MISMATCH")), Outcome(Verdict.REJECTED, "SENDER_ID_MISMATCH")),
+    (
+        5,
+        403,
+        error(403, "PERMISSION_DENIED", fcm("SENDER_ID_MISMATCH")),
+        Outcome(Verdict.REJECTED, "SENDER_ID_MISMATCH"),
+    ),
     (6, 403, error(403, "PERMISSION_DENIED"), Outcome(Verdict.CREDENTIAL, "PERMISSION_DENIED", scope=Scope.CREDENTIAL)),
-    (7, 404, error(404, "NOT_FOUND", QUOTA, fcm("UNREGISTERED")), Outcome(Verdict.UNREGISTERED, "UNREGISTERED", dead_since=NOW)),
+    (
+        7,
+        404,
+        error(404, "NOT_FOUND", QUOTA, fcm("UNREGISTERED")),
+        Outcome(Verdict.UNREGISTERED, "UNREGISTERED", dead_since=NOW),
+    ),
     (8, 404, error(404, "NOT_FOUND"), Outcome(Verdict.CREDENTIAL, "NOT_FOUND", scope=Scope.APP)),
     (8, 404, b"<html>404", Outcome(Verdict.CREDENTIAL, "NOT_FOUND", scope=Scope.APP)),
-    (9, 429, error(429, "RESOURCE_EXHAUSTED", QUOTA, fcm("QUOTA_EXCEEDED")), Outcome(Verdict.THROTTLED, "QUOTA_EXCEEDED", retry_after=60.0, scope=Scope.APP)),
+    (
+        9,
+        429,
+        error(429, "RESOURCE_EXHAUSTED", QUOTA, fcm("QUOTA_EXCEEDED")),
+        Outcome(Verdict.THROTTLED, "QUOTA_EXCEEDED", retry_after=60.0, scope=Scope.APP),
+    ),
     (9, 429, b"", Outcome(Verdict.THROTTLED, "http_429", retry_after=60.0, scope=Scope.APP)),
     (10, 500, error(500, "INTERNAL", fcm("INTERNAL")), Outcome(Verdict.UNAVAILABLE, "INTERNAL", retry_after=10.0)),
-    (11, 503, error(503, "UNAVAILABLE", fcm("UNAVAILABLE")), Outcome(Verdict.UNAVAILABLE, "UNAVAILABLE", retry_after=10.0)),
+    (
+        11,
+        503,
+        error(503, "UNAVAILABLE", fcm("UNAVAILABLE")),
+        Outcome(Verdict.UNAVAILABLE, "UNAVAILABLE", retry_after=10.0),
+    ),
     (12, 502, b"<html>Bad Gateway", Outcome(Verdict.UNAVAILABLE, "http_502", retry_after=10.0)),
     (12, 504, b"", Outcome(Verdict.UNAVAILABLE, "http_504", retry_after=10.0)),
     (13, 501, error(501, "UNIMPLEMENTED"), Outcome(Verdict.REJECTED, "UNIMPLEMENTED")),
-    (14, 400, error(400, "FAILED_PRECONDITION", fcm("UNSPECIFIED_ERROR")), Outcome(Verdict.REJECTED, "UNSPECIFIED_ERROR")),
+    (
+        14,
+        400,
+        error(400, "FAILED_PRECONDITION", fcm("UNSPECIFIED_ERROR")),
+        Outcome(Verdict.REJECTED, "UNSPECIFIED_ERROR"),
+    ),
     (14, 500, error(500, "INTERNAL", fcm("BRAND_NEW")), Outcome(Verdict.UNAVAILABLE, "BRAND_NEW", retry_after=10.0)),
     (14, 302, b"", Outcome(Verdict.REJECTED, "http_302")),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("row", "status", "body", "meaning"), ROWS)

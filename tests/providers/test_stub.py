@@ -32,9 +32,9 @@ def test_targets_are_checked_one_by_one_where_one_is_wrong() -> None:
 
 def test_a_request_has_path_key_id_and_payload() -> None:
     """`POST /push/{token}` with a bearer key and the delivery's id."""
-    message = Message(title="Hi {{name}}", body="B", data={"k": "{{name}}"}, stub={"extra": 1})
+    message = Message(title="Hi {{name}}", body="B", link="https://l", data={"k": "{{name}}"}, stub={"extra": 1})
     assert STUB.check(message, Terms(), SETTINGS) == []
-    plan = STUB.compile(message, Terms(expires_at=NOW + 60.9), SETTINGS, "https://localhost:7001")
+    plan = STUB.compile(message, Terms(), SETTINGS, "https://localhost:7001")
     auth = STUB.credential(SETTINGS).headers("https://localhost:7001", NOW)
     assert auth is not None
     head = plan.head(auth, NOW)
@@ -45,15 +45,14 @@ def test_a_request_has_path_key_id_and_payload() -> None:
         b"content-type": b"application/json",
         b"authorization": b"Bearer s3cret-key",
     }
-    assert head.literal == ((b"expires", b"1800000060"),)
-    assert head.varying == (b":path",)
+    assert (head.literal, head.varying) == ((), (b":path",))
     rendered = bodies(plan, message, ([b"t0", b"t1"],), {"name": "A"}, {"name": 'B"'})
     assert rendered.fields == ([b"/push/t0", b"/push/t1"],)
     assert json.loads(rendered.bodies[1]) == {
         "id": delivery_id(1).decode(),
         "title": 'Hi B"',
         "body": "B",
-        "data": {"k": 'B"'},
+        "data": {"link": "https://l", "k": 'B"'},
         "extra": 1,
     }
 

@@ -17,6 +17,8 @@ from tests.gateway.http2 import wire
 Fields = list[tuple[bytes, bytes]]
 Effect = Callable[[], None]
 """What a frame means for the model, once the client has read its last byte."""
+Shape = Callable[[bytes], bytes]
+"""The same frame in other words."""
 
 DEFAULTS = {
     SettingCodes.HEADER_TABLE_SIZE: 4096,
@@ -37,6 +39,10 @@ class Request:
     ended: bool = False
     """Nothing more can be sent on this stream."""
     informed: int = 0
+
+    @property
+    def unanswered(self) -> bool:
+        return not self.status_sent and not self.ended
 
 
 class Server:
@@ -60,7 +66,7 @@ class Server:
         self.unsettled += 1
         self.say()
 
-    def say(self, effect: Effect | None = None, shape: Callable[[bytes], bytes] = bytes) -> None:
+    def say(self, effect: Effect | None = None, shape: Shape = bytes) -> None:
         """Queue what h2 has to send."""
         data = self.h2.data_to_send()
         if data:

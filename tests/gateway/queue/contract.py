@@ -189,6 +189,13 @@ class QueueContract:
         (lease,) = await queue.lease(room(batches=1, apns=1, fcm=3), NOW)
         assert lease.route == WEB
 
+    async def test_a_full_route_takes_transactional_work(self, queue: Queue) -> None:
+        """However much of a campaign is held, a one-time code is leased at once."""
+        await stored(queue, *(batch(1, APNS) for _ in range(5)))
+        urgent = [await stored(queue, batch(1, APNS), lane=Lane.TRANSACTIONAL) for _ in range(3)]
+        leases = await queue.lease(room(batches=8, per_route=2, apns=2), NOW)
+        assert [lease.job.id for lease in leases] == [new.id for new in urgent]
+
     async def test_closed_routes_take_nothing(self, queue: Queue) -> None:
         """Work of a closed route stays where it is."""
         await stored(queue, batch(1, APNS), batch(1, FCM))

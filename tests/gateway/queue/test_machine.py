@@ -283,7 +283,7 @@ def ids(batch_id: bytes, count: int) -> list[str]:
 @pytest.mark.timeout(120)
 class TestQueueMachine(QueueMachine.TestCase):  # type: ignore[misc]
     settings = settings(
-        max_examples=60,
+        max_examples=40,
         stateful_step_count=30,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
