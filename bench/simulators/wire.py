@@ -37,6 +37,8 @@ class Outbox:
         self._waiting: deque[tuple[float, bytes]] = deque()
 
     def write(self, data: bytes) -> None:
+        if self._transport.is_closing():  # a timer of a script may come behind the end
+            return
         if not self._rtt:
             self._transport.write(data)
             return

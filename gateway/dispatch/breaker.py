@@ -1,7 +1,8 @@
 """Whether a route may send at all: held after signs that further requests would only do harm.
 
-A hold ends by itself; then one request goes first (the probe), and its answer decides whether the others follow.
-Nothing is lost by a hold: the route's jobs wait, or expire.
+A hold ends by itself; then, once nothing else is on the wire, one request goes first (the probe), so that the next
+answer is its own. That answer decides whether the others follow. Nothing is lost by a hold: the route's jobs wait, or
+expire.
 """
 
 from __future__ import annotations
@@ -13,11 +14,17 @@ from providers.base import Outcome, Scope, Verdict
 FAILURES_TO_HOLD = 20
 """UNAVAILABLE answers in a row that make a service count as down. Single ones are the delivery's own retries."""
 
+SILENCE = 10.0
+"""Seconds without any answer after which requests that end without one count as failures too. While others are
+answered, they are the trouble of their connection."""
+
+UNSENT_TO_HOLD = 3000
+"""Requests in a row that come back unprocessed, without an answer between them: three connections full of them."""
+
 UNAVAILABLE_FLOOR = 1.0
 UNAVAILABLE_CEILING = 60.0
 CREDENTIAL_HOLD = 60.0
 REMINT_HOLD = 0.0
-THROTTLED_HOLD = 1.0
 MISCONFIGURED_HOLD = 300.0
 
 GUARD_WINDOW = 60.0
@@ -45,8 +52,10 @@ class Breaker:
         self._until = 0.0
         self._probing = False
         self._failures = 0
+        self._unsent = 0
         self._holds = 0
-        self._window_start = 0.0
+        self._heard_at = float("-inf")
+        self._window_start = float("-inf")
         self._answers = 0
         self._dead = 0
 
@@ -55,53 +64,86 @@ class Breaker:
         """Whether the service's word that targets are dead is in doubt."""
         return self.cause is Cause.MISCONFIGURED
 
-    def held(self, now: float) -> bool:
-        return self.cause is not None and now < self._until
+    def wait(self, now: float) -> float:
+        """Seconds until anything may go."""
+        return max(0.0, self._until - now) if self.cause is not None else 0.0
 
-    def allowance(self, now: float, in_flight: int) -> int | None:
-        """How many may go now: None for no limit, 0 while held, 1 for the probe."""
+    def allowance(self, now: float, on_wire: int) -> int | None:
+        """How many may go now: None for no limit, 0 while held, 1 for the probe (see `probe`)."""
         if self.cause is None:
             return None
-        if now < self._until:
-            return 0
+        return 0 if now < self._until or on_wire else 1
+
+    def probe(self) -> None:
+        """The one request goes; it is alone on the wire."""
         self._probing = True
-        return 0 if in_flight else 1
 
     def accepted(self, count: int, now: float) -> None:
-        self._failures = 0
-        self._count(count, 0, now)
-        if self._probing:
-            self._release()
+        self._judged(count, 0, now)
 
-    def answered(self, outcome: Outcome, now: float) -> None:
-        """Take note of one outcome that is not plain acceptance."""
-        verdict = outcome.verdict
-        if verdict is Verdict.UNAVAILABLE:
-            self._failures += 1
-            if self._failures >= FAILURES_TO_HOLD or self._probing:
-                self._hold(Cause.UNAVAILABLE, outcome.reason, self._backoff(), now)
-            return
+    def answered(self, outcome: Outcome, now: float) -> bool:
+        """Take note of one outcome that is not plain acceptance; whether a hold begins by it."""
+        verdict, asked = outcome.verdict, outcome.retry_after or 0.0
+        if verdict is Verdict.UNKNOWN:
+            silent = now - self._heard_at > SILENCE
+            return (silent or self._probing) and self._failed(outcome.reason, asked, now)
+        self._heard(now)
+        if verdict in (Verdict.UNAVAILABLE, Verdict.UNSENT):
+            return self._failed(outcome.reason, asked, now)
         if verdict is Verdict.CREDENTIAL:
             hold = REMINT_HOLD if outcome.remint and not self._probing else CREDENTIAL_HOLD
-            self._hold(Cause.CREDENTIAL, outcome.reason, outcome.retry_after or hold, now)
-            return
+            return self._hold(Cause.CREDENTIAL, outcome.reason, hold, asked, now)
         if verdict is Verdict.THROTTLED and outcome.scope is not Scope.TARGET:
-            self._hold(Cause.THROTTLED, outcome.reason, outcome.retry_after or THROTTLED_HOLD, now)
-            return
-        if verdict in (Verdict.UNSENT, Verdict.UNKNOWN):
-            return
-        self._failures = 0
-        self._count(1, int(verdict is Verdict.UNREGISTERED), now)
-        if self._probing and self.cause is not Cause.MISCONFIGURED:
-            self._release()
+            return self._hold(Cause.THROTTLED, outcome.reason, 0.0 if asked else self._backoff(), asked, now)
+        return self._judged(1, int(verdict is Verdict.UNREGISTERED), now)
 
-    def _hold(self, cause: Cause, reason: str, seconds: float, now: float) -> None:
-        # Of many answers that tell of the same trouble the first one starts the hold, later ones do not prolong it.
-        if self.cause is None or self._probing:
+    def unsent(self, count: int, now: float) -> None:
+        """Requests came back unprocessed (REFUSED_STREAM, GOAWAY). They go again at once, but not for ever."""
+        self._unsent += count
+        if self._unsent >= UNSENT_TO_HOLD or self._probing:
+            self._hold(Cause.UNAVAILABLE, "requests come back unprocessed", self._backoff(), 0.0, now)
+
+    def _heard(self, now: float) -> None:
+        self._heard_at = now
+        self._unsent = 0
+
+    def _judged(self, answers: int, dead: int, now: float) -> bool:
+        """The service did its work and judged deliveries."""
+        self._heard(now)
+        self._failures = 0
+        self._count(answers, dead, now)
+        if self._dead > self._max_dead_share * self._answers and self._answers >= GUARD_ANSWERS:
+            return self._suspect(f"{self._dead} of {self._answers} targets are dead", now)
+        if self._probing and dead and self.suspicious:
+            return self._suspect(self.reason, now)
+        if self._probing:
+            self._release()
+        return False
+
+    def _failed(self, reason: str, asked: float, now: float) -> bool:
+        self._failures += 1
+        if self._failures < FAILURES_TO_HOLD and not self._probing:
+            return False
+        return self._hold(Cause.UNAVAILABLE, reason, self._backoff(), asked, now)
+
+    def _suspect(self, reason: str, now: float) -> bool:
+        self._window_start = float("-inf")
+        return self._hold(Cause.MISCONFIGURED, reason, MISCONFIGURED_HOLD, 0.0, now)
+
+    def _hold(self, cause: Cause, reason: str, seconds: float, asked: float, now: float) -> bool:
+        """Hold for so many seconds, and as long as the service asked for; whether that begins a hold.
+
+        Of many answers that tell of the same trouble the first one begins the hold; later ones prolong it only as far
+        as they ask for. Suspicion takes over from any other cause, and ends only by a target that is not dead.
+        """
+        begins = self.cause is None or self._probing or (cause is Cause.MISCONFIGURED and not self.suspicious)
+        if begins:
             self._holds += 1
-            self._until = now + seconds
-            self.cause, self.reason = cause, reason
             self._probing = False
+            if not self.suspicious:
+                self.cause, self.reason = cause, reason
+        self._until = max(self._until, now + asked, now + seconds if begins else 0.0)
+        return begins
 
     def _release(self) -> None:
         self.cause = None
@@ -117,8 +159,3 @@ class Breaker:
             self._window_start, self._answers, self._dead = now, 0, 0
         self._answers += answers
         self._dead += dead
-        if dead and self._answers >= GUARD_ANSWERS and self._dead > self._max_dead_share * self._answers:
-            self._window_start = now - GUARD_WINDOW - 1
-            self._hold(
-                Cause.MISCONFIGURED, f"{self._dead} of {self._answers} targets are dead", MISCONFIGURED_HOLD, now
-            )

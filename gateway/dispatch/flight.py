@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+
+import msgspec
 
 from gateway.model import INDEX_DIGITS, Note, State, delivery_prefix
+from gateway.policy.screening import given_up
 from gateway.queue.base import DeadTarget, Lease
 from providers.base import Plan, Rows
 
 _SENT = bytes([State.SENT]) * len(INDEX_DIGITS)
+_LONGEST = 0xFFFFFFFF
+"""Of the milliseconds column: 49 days."""
 
 
 class Flight:
     """The columns of a lease and a cursor through them.
 
     Each delivery is in exactly one place: ready (in `_fresh` beyond the cursor, or in `_again`), on the wire
-    (`on_wire` counts them, their state is SENT), waiting for a retry (`waiting` counts them; the sender's heap has
-    them), or done (its state is terminal). `left` counts those that are not done.
+    (`on_wire` counts them, their state is SENT), waiting for a retry (in `_waiting`), or done (its state is terminal).
+    `left` counts those that are not done.
     """
 
     __slots__ = (
-        "_again", "_cursor", "_fresh", "_prefix", "body_size", "cancelled", "checkpointed_at", "dead", "job", "lease",
-        "left", "milliseconds", "notes", "on_wire", "plan", "queued", "registered", "states", "targets", "variables",
-        "waiting",
+        "_again", "_cursor", "_fresh", "_prefix", "_waiting", "body_size", "cancelled", "checkpointed_at", "dead",
+        "job", "lease", "left", "milliseconds", "notes", "on_wire", "plan", "queued", "registered", "states",
+        "targets", "variables",
     )  # fmt: skip
 
     def __init__(
@@ -41,7 +47,6 @@ class Flight:
         self.notes = lease.progress.notes
         self.dead: list[DeadTarget] = []
         self.on_wire = 0
-        self.waiting = 0
         self.queued = False
         self.cancelled = False
         self.body_size = 512
@@ -51,6 +56,7 @@ class Flight:
         self._fresh: Sequence[int] = range(lease.count)
         self._cursor = 0
         self._again: deque[int] = deque()
+        self._waiting: list[tuple[float, int]] = []  # heap of due times, in the loop's seconds, and indexes
         self.left = lease.count
 
     @property
@@ -59,11 +65,25 @@ class Flight:
         return self._cursor < len(self._fresh) or bool(self._again)
 
     @property
+    def waiting(self) -> int:
+        """How many wait for a retry."""
+        return len(self._waiting)
+
+    @property
     def idle(self) -> bool:
         """Whether all that is left waits for a later retry."""
-        return self.waiting == self.left > 0
+        return len(self._waiting) == self.left > 0
 
-    def resume(self, pending: list[int]) -> None:
+    @property
+    def due(self) -> float | None:
+        """The loop's time of the next retry."""
+        return self._waiting[0][0] if self._waiting else None
+
+    def age(self, wall: float) -> int:
+        """Milliseconds since the job was created, as the column stores them; `wall` is in UNIX seconds."""
+        return min(max(0, int((wall - self.job.created_at) * 1000)), _LONGEST)
+
+    def resume(self, pending: Sequence[int]) -> None:
         """Go on with these deliveries only; the others are done or waiting."""
         self._fresh = pending
         self._cursor = 0
@@ -105,59 +125,30 @@ class Flight:
         self.states[index] = State.PENDING
         self._again.append(index)
 
-    def put_off(self, index: int) -> None:
-        """A delivery on the wire is to wait; `due` brings it back."""
+    def put_off(self, index: int, due: float) -> None:
+        """A delivery on the wire is to be tried again at `due`, the loop's time."""
         self.on_wire -= 1
-        self.waiting += 1
         self.states[index] = State.PENDING
+        self.wait(index, due)
 
-    def due(self, index: int) -> None:
-        """A waiting delivery's time has come. It may have been ended meanwhile."""
-        if self.states[index] == State.PENDING:
-            self.waiting -= 1
-            self._again.append(index)
+    def wait(self, index: int, due: float) -> None:
+        """A delivery that is in no place is to be tried at `due`, the loop's time."""
+        heapq.heappush(self._waiting, (due, index))
+
+    def bring_back(self, now: float) -> bool:
+        """Make ready what has waited long enough, and say whether there was any."""
+        before = len(self._waiting)
+        while self._waiting and self._waiting[0][0] <= now:
+            self._again.append(heapq.heappop(self._waiting)[1])
+        return len(self._waiting) < before
 
     def finish(self, index: int, state: State, milliseconds: int, reason: str) -> None:
         """End a delivery that is on the wire, or was about to be."""
         self.on_wire -= 1
-        self._end(index, state, milliseconds, reason)
+        self.end(index, state, milliseconds, reason)
 
-    def end_unsent(self, index: int, state: State, milliseconds: int, reason: str) -> None:
-        """End a delivery that is in no place yet, before the flight is the sender's."""
-        self._end(index, state, milliseconds, reason)
-
-    def remaining(self) -> Sequence[int]:
-        """The deliveries to be sent for the first time by this flight, in order."""
-        return self._fresh[self._cursor :]
-
-    def abandon(self, state: State, milliseconds: int, reason: str) -> int:
-        """End all deliveries that are not on the wire, and say how many: expiry and cancellation."""
-        ended = 0
-        for index in self._unsent():
-            note = self.notes.get(index)
-            unanswered = note.unanswered if note else 0
-            self._end(index, State.UNKNOWN if unanswered else state, milliseconds, reason)
-            ended += 1
-        self._again.clear()
-        self._cursor = len(self._fresh)
-        self.waiting = 0
-        return ended
-
-    def detach(self) -> None:
-        """Let go of the lease's columns: late answers of what is on the wire must not touch the next holder's."""
-        self.states = bytearray(self.states)
-
-    def note(self, index: int) -> Note:
-        """The delivery's note, made if there is none."""
-        note = self.notes.get(index)
-        if note is None:
-            note = self.notes[index] = Note()
-        return note
-
-    def _unsent(self) -> Iterator[int]:
-        return (index for index in range(self.lease.count) if self.states[index] == State.PENDING)
-
-    def _end(self, index: int, state: State, milliseconds: int, reason: str) -> None:
+    def end(self, index: int, state: State, milliseconds: int, reason: str) -> None:
+        """End a delivery that is in no place."""
         self.left -= 1
         self.states[index] = state
         self.milliseconds[index] = milliseconds
@@ -165,3 +156,34 @@ class Flight:
             note = self.note(index)
             note.reason = reason
             note.retry_at = 0.0
+
+    def abandon(self, state: State, milliseconds: int, reason: str) -> int:
+        """End all deliveries that are not on the wire, and say how many: expiry and cancellation."""
+        ended = 0
+        for index, former in enumerate(bytes(self.states)):
+            if former == State.PENDING:
+                note = self.notes.get(index)
+                self.end(index, given_up(state, note.unanswered if note else 0), milliseconds, reason)
+                ended += 1
+        self._stop()
+        return ended
+
+    def detach(self) -> None:
+        """Let go of the lease: nothing more is sent, and late answers touch nothing of what the queue has by now."""
+        self.states = bytearray(self.states)
+        if self.on_wire:
+            self.milliseconds = self.milliseconds[:]
+            self.notes = {index: msgspec.structs.replace(note) for index, note in self.notes.items()}
+        self._stop()
+
+    def _stop(self) -> None:
+        self._cursor = len(self._fresh)
+        self._again.clear()
+        self._waiting.clear()
+
+    def note(self, index: int) -> Note:
+        """The delivery's note, made if there is none."""
+        note = self.notes.get(index)
+        if note is None:
+            note = self.notes[index] = Note()
+        return note

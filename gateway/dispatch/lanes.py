@@ -23,6 +23,12 @@ class Lanes:
             flight.queued = True
             self._queues[flight.job.lane].append(flight)
 
+    def remove(self, flight: Flight) -> None:
+        """Take a flight out, whatever it still has to send."""
+        if flight.queued:
+            flight.queued = False
+            self._queues[flight.job.lane].remove(flight)
+
     def first(self) -> Flight | None:
         """The flight whose turn it is. Flights that have nothing to send any more leave here."""
         for queue in self._queues:

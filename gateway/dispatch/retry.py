@@ -6,6 +6,7 @@ import random
 from typing import NamedTuple
 
 from gateway.model import State
+from gateway.policy.screening import given_up
 from providers.base import Outcome, Verdict
 
 
@@ -60,11 +61,6 @@ def decide(outcome: Outcome, history: History, now: float, limits: Limits, jitte
     if history.expires_at is not None and retry_at >= history.expires_at:
         return Decision(given_up(State.EXPIRED, history.unanswered))
     return Decision(State.PENDING, retry_at)
-
-
-def given_up(state: State, unanswered: int) -> State:
-    """A delivery that may have been sent is not called expired, cancelled or dead-lettered: nobody knows."""
-    return State.UNKNOWN if unanswered else state
 
 
 def delay(retry_after: float | None, attempts: int, limits: Limits, jitter: random.Random) -> float:

@@ -8,7 +8,6 @@ read of a connection. Neither waits for anything, and neither does more for a de
 from __future__ import annotations
 
 import asyncio
-import heapq
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -54,9 +53,14 @@ class Sender:
         limits: Limits,
         metrics: Metrics,
         finished: Callable[[Flight], None],
+        failed: Callable[[Flight, Exception], None],
         jitter: random.Random,
     ) -> None:
-        """`origin` is where requests go; `finished` is told of flights of which no delivery is left."""
+        """`origin` is where requests go.
+
+        `finished` is told of flights of which no delivery is left, `failed` of those whose plan raised; both have to
+        `remove` the flight.
+        """
         self.route = route
         self.provider = provider
         self.origin = origin
@@ -70,11 +74,10 @@ class Sender:
         self._route_metrics = metrics.route(route.app, route.provider)
         self._lane_metrics = {lane: metrics.lane(route.app, route.provider, lane) for lane in Lane}
         self._finished = finished
+        self._failed = failed
         self._jitter = jitter
         self._loop = asyncio.get_running_loop()
         self._lanes = Lanes()
-        self._retries: list[tuple[float, int, Flight, int]] = []  # by due time; the number only breaks ties
-        self._numbered = 0
         self._on_wire = 0
 
     def load(self) -> Load:
@@ -83,28 +86,24 @@ class Sender:
     # What the dispatcher does
 
     def add(self, flight: Flight) -> None:
-        """Take a flight; its waiting deliveries' times are in their notes."""
+        """Take a flight."""
         self.flights.add(flight)
-        wall, now = time.time(), self._loop.time()
-        for index, note in flight.notes.items():
-            if note.retry_at > wall and flight.states[index] == State.PENDING:
-                flight.waiting += 1
-                self._remember(now + note.retry_at - wall, flight, index)
         if not flight.left:
             self._finished(flight)
-        elif flight.ready:
+        elif not self._end_overdue(flight, time.time()) and flight.ready:
             self._lanes.add(flight)
 
     def remove(self, flight: Flight) -> None:
         """Forget a flight, whatever of it is on the wire: the queue has it back, or somebody else."""
         self.flights.discard(flight)
+        self._lanes.remove(flight)
         flight.detach()
 
     def tick(self, now: float, wall: float) -> None:
         """Bring back what waited long enough, end what expired, let the pool look after its connections."""
-        self._bring_back(now)
         for flight in list(self.flights):
-            self._end_overdue(flight, wall)
+            if not self._end_overdue(flight, wall) and flight.bring_back(now):
+                self._lanes.add(flight)
         self.pool.tick(now)
 
     def cancel(self, job_id: str) -> None:
@@ -116,11 +115,8 @@ class Sender:
 
     def deferrable(self, now: float) -> list[tuple[Flight, float]]:
         """Flights that only wait, for long, and for how many seconds."""
-        earliest: dict[Flight, float] = {}
-        for due, _, flight, _ in self._retries:
-            if flight in self.flights and flight.idle:
-                earliest[flight] = min(due, earliest.get(flight, due))
-        return [(flight, due - now) for flight, due in earliest.items() if due - now > DEFER_AFTER]
+        waits = [(flight, flight.due - now) for flight in self.flights if flight.idle and flight.due is not None]
+        return [(flight, wait) for flight, wait in waits if wait > DEFER_AFTER]
 
     # The pool's side: Source and Listener
 
@@ -130,7 +126,7 @@ class Sender:
             not self.stopped
             and bool(self._lanes)
             and self._lanes.first() is not None
-            and not self.breaker.held(self._loop.time())
+            and self.breaker.allowance(self._loop.time(), self._on_wire) != 0
         )
 
     def take(self, streams: int, window: int) -> Requests | None:
@@ -146,15 +142,24 @@ class Sender:
                 return None
             indexes = flight.next(count)
             self._on_wire += len(indexes)
-            rendered = flight.plan.render(flight.rows(indexes), wall)
+            try:
+                head = flight.plan.head(auth, wall)
+                rendered = flight.plan.render(flight.rows(indexes), wall)
+            except Exception as error:
+                for index in indexes:
+                    self._again(flight, index)
+                self._failed(flight, error)
+                continue
             if rendered.rejected:
                 indexes, rendered = self._drop_rejected(flight, indexes, rendered, wall)
                 if not indexes:
                     continue
+            if self.breaker.cause is not None:
+                self.breaker.probe()
             self.governor.spend(len(indexes))
             flight.body_size = max(map(len, rendered.bodies))
             tags = [(flight, index) for index in indexes]
-            return Requests(flight.plan.head(auth, wall), rendered.fields, rendered.bodies, tags)
+            return Requests(head, rendered.fields, rendered.bodies, tags)
         return None
 
     def _allowance(self, flight: Flight, streams: int, window: int, now: float) -> int:
@@ -167,7 +172,7 @@ class Sender:
     def _drop_rejected(
         self, flight: Flight, indexes: Sequence[int], rendered: Rendered, wall: float
     ) -> tuple[Sequence[int], Rendered]:
-        milliseconds = _age(flight, wall)
+        milliseconds = flight.age(wall)
         for position, reason in rendered.rejected.items():
             self._end(flight, indexes[position], State.REJECTED, milliseconds, reason)
         kept = [position for position in range(len(indexes)) if position not in rendered.rejected]
@@ -176,6 +181,7 @@ class Sender:
         return [indexes[position] for position in kept], Rendered(fields, bodies, {})
 
     def give_back(self, tags: list[Tag]) -> None:
+        self.governor.spend(-len(tags))
         for flight, index in tags:
             self._again(flight, index)
 
@@ -185,12 +191,21 @@ class Sender:
             self._settle_accepted(results.accepted, now, wall)
         for answer in results.answered:
             flight, index = answer.tag
-            outcome = flight.plan.outcome(answer.status, answer.headers, answer.body, wall)
+            try:
+                outcome = flight.plan.outcome(answer.status, answer.headers, answer.body, wall)
+            except Exception as error:  # not to happen; but the answers behind it must not be lost with it
+                outcome = Outcome(Verdict.UNKNOWN, f"the answer was not understood: {type(error).__name__}")
             self._judge(flight, index, outcome, now, wall)
-        for flight, index in results.unsent:
-            self._again(flight, index)
+        if results.unsent:
+            self._settle_unsent(results.unsent, now)
         for (flight, index), reason in results.unknown:
             self._judge(flight, index, Outcome(Verdict.UNKNOWN, reason), now, wall)
+
+    def _settle_unsent(self, unsent: list[Tag], now: float) -> None:
+        self.breaker.unsent(len(unsent), now)
+        for flight, index in unsent:
+            self._lane_metrics[flight.job.lane].outcome(Verdict.UNSENT)
+            self._again(flight, index)
 
     def _settle_accepted(self, accepted: list[Tag], now: float, wall: float) -> None:
         """The hot one: bare status 200, which needs no look unless the plan wants one. 0.2 us each."""
@@ -199,9 +214,9 @@ class Sender:
         for flight, index in accepted:
             if flight is not current:
                 if current is not None:
-                    self._accepted_run(current, run)
+                    self._accepted_run(current, run, now)
                 current, run = flight, 0
-                milliseconds = _age(flight, wall)
+                milliseconds = flight.age(wall)
                 states, ages, bare = flight.states, flight.milliseconds, flight.plan.bare_accept
             if not bare:
                 self._judge(flight, index, flight.plan.outcome(200, (), b"", wall), now, wall)
@@ -210,22 +225,22 @@ class Sender:
             ages[index] = milliseconds
             run += 1
         if current is not None:
-            self._accepted_run(current, run)
+            self._accepted_run(current, run, now)
 
-    def _accepted_run(self, flight: Flight, count: int) -> None:
+    def _accepted_run(self, flight: Flight, count: int, now: float) -> None:
         if not count:
             return
         self._on_wire -= count
         flight.on_wire -= count
         flight.left -= count
         self._lane_metrics[flight.job.lane].outcome(Verdict.ACCEPTED, count=count)
-        self.breaker.accepted(count, self._loop.time())
+        self.breaker.accepted(count, now)
         if not flight.left:
             self._finished(flight)
 
     def _judge(self, flight: Flight, index: int, outcome: Outcome, now: float, wall: float) -> None:
         """An answer that says more than "accepted", or none at all."""
-        milliseconds = _age(flight, wall)
+        milliseconds = flight.age(wall)
         if outcome.verdict is Verdict.ACCEPTED:
             self.breaker.accepted(1, now)
             if outcome.provider_id:
@@ -234,8 +249,8 @@ class Sender:
             self._lane_metrics[flight.job.lane].outcome(Verdict.ACCEPTED)
             return
         self._lane_metrics[flight.job.lane].outcome(outcome.verdict, outcome.reason)
-        self.breaker.answered(outcome, now)
-        if outcome.remint:
+        if self.breaker.answered(outcome, now) and outcome.remint:
+            # Once for the many answers that say the same: the others were signed with the same credential.
             self.credential.renew(wall)
             self.pool.replace()
         if outcome.verdict is Verdict.UNREGISTERED:
@@ -268,8 +283,7 @@ class Sender:
         note.reason = outcome.reason
         note.retry_at = decision.retry_at
         self._on_wire -= 1
-        flight.put_off(index)
-        self._remember(now + decision.retry_at - wall, flight, index)
+        flight.put_off(index, now + decision.retry_at - wall)
         self._lane_metrics[flight.job.lane].retried(1)
 
     def _unregistered(self, flight: Flight, index: int, outcome: Outcome, milliseconds: int, wall: float) -> None:
@@ -282,6 +296,9 @@ class Sender:
         target = tuple([column[index]] for column in flight.targets)
         (key,) = self.provider.registered_keys(self.route.origin, target)
         flight.dead.append(DeadTarget(key, since, outcome.reason))
+        if self.breaker.suspicious:
+            for doubtful in self.flights:
+                doubtful.dead.clear()
         self._end(flight, index, State.INVALID_TOKEN, milliseconds, outcome.reason)
 
     # Shared steps
@@ -306,30 +323,13 @@ class Sender:
             state, reason = State.EXPIRED, "expired before it could be sent"
         else:
             return False
-        ended = flight.abandon(state, _age(flight, wall), reason)
+        ended = flight.abandon(state, flight.age(wall), reason)
         if ended and not flight.left:
             self._finished(flight)
         return True
-
-    def _remember(self, due: float, flight: Flight, index: int) -> None:
-        self._numbered += 1
-        heapq.heappush(self._retries, (due, self._numbered, flight, index))
-
-    def _bring_back(self, now: float) -> None:
-        while self._retries and self._retries[0][0] <= now:
-            _, _, flight, index = heapq.heappop(self._retries)
-            if flight in self.flights:
-                flight.due(index)
-                if flight.ready:
-                    self._lanes.add(flight)
 
     def dialled(self, failure: DialFailure | None) -> None:
         self._route_metrics.handshake(Handshake.OK if failure is None else Handshake(failure.kind))
 
     def goaway(self, code: int, debug: bytes) -> None:
         """Some services say in GOAWAY what they think of a credential; the provider knows the words."""
-
-
-def _age(flight: Flight, wall: float) -> int:
-    """Milliseconds since the job was created, as the column stores them."""
-    return min(max(0, int((wall - flight.job.created_at) * 1000)), 0xFFFFFFFF)

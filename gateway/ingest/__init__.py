@@ -1,0 +1,1 @@
+"""The HTTP side: takes jobs in, answers what became of them. `server.Ingest` is all that others need."""

@@ -15,7 +15,7 @@ from gateway.ingest.body import Body
 from gateway.ingest.intake import Apps
 from gateway.ingest.limits import Limits
 from gateway.ingest.media import JSON, NDJSON, content_type
-from gateway.ingest.problem import Refused, located, suggestion
+from gateway.ingest.problem import Refused, suggestion, undecoded
 from gateway.queue.base import Queue
 from gateway.receipts.states import InvalidTokens, JobStatus, Page, Receipt
 
@@ -26,7 +26,6 @@ _CURSOR = re.compile(r"[0-9]{1,18}")
 _LIMIT = re.compile(r"[1-9][0-9]{0,8}")
 _NO_JOB = "There is no such job, or it finished longer ago than receipts are kept."
 _NO_DELIVERY = "There is no such delivery, or its job finished longer ago than receipts are kept."
-_MALFORMED = "The body is not the JSON that is expected."
 _WAIT = "1"
 """Seconds after which an empty page of a job that is not finished is worth another look."""
 
@@ -97,8 +96,7 @@ class Lookup:
         try:
             wanted = msgspec.json.decode(text, type=Wanted).deliveries
         except (ValueError, RecursionError) as error:
-            status = 422 if isinstance(error, msgspec.ValidationError) else 400
-            raise Refused(status, _MALFORMED, errors=[located(error, text, Wanted)]) from None
+            raise undecoded(error, text, Wanted) from None
         found = await self._receipts.deliveries(wanted)
         receipts = [found[delivery_id] for delivery_id in dict.fromkeys(wanted) if delivery_id in found]
         return _json(Found(receipts, [delivery_id for delivery_id in wanted if delivery_id not in found]))

@@ -67,6 +67,14 @@ def invalid(errors: Sequence[Problem], detail: str = "The job cannot be taken as
     return Refused(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
 
 
+def undecoded(error: Exception, text: bytes, kind: type[msgspec.Struct]) -> Refused:
+    """400 where a body is not JSON, 422 where it is not the JSON that is expected."""
+    errors = [located(error, text, kind)]
+    if isinstance(error, msgspec.ValidationError):
+        return invalid(errors, "The body is not what is expected here.")
+    return Refused(HTTPStatus.BAD_REQUEST, "The body is not JSON.", errors=errors)
+
+
 def escape(key: str) -> str:
     """A key as it stands in a pointer (RFC 6901, section 3)."""
     return key.replace("~", "~0").replace("/", "~1")

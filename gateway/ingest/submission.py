@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from gateway.ingest.problem import Refused, invalid, located, pointer
+from gateway.ingest.problem import pointer, undecoded
 from gateway.model import Job, Lane, new_job_id
 from providers import template
 from providers.base import Message, Problem
@@ -22,7 +22,6 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _TTL = re.compile(r"([0-9]{1,9})([smhd])")
 _COLLAPSE_KEY = re.compile(r"[!-~]{1,64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_MALFORMED = "The body is not the JSON that is expected."
 
 Instant = Annotated[datetime, Meta(tz=True)]
 
@@ -82,10 +81,7 @@ def read(text: bytes, kind: type[_Kind]) -> _Kind:
     try:
         return msgspec.json.decode(text, type=kind)
     except (ValueError, RecursionError) as error:
-        problem = located(error, text, kind)
-        if isinstance(error, msgspec.ValidationError):
-            raise invalid([problem]) from None
-        raise Refused(400, _MALFORMED, errors=[problem]) from None
+        raise undecoded(error, text, kind) from None
 
 
 def job(line: JobLine, now: float) -> tuple[Job, list[Problem]]:

@@ -189,9 +189,8 @@ class MemoryQueue:
 
     async def depth(self) -> Depth:
         work = [batch for job in self.jobs.values() for batch in job.batches if batch.complete_at is None]
-        return Depth(
-            len(work), sum(batch.new.count for batch in work), min((batch.due for batch in work), default=None)
-        )
+        waiting = [batch.due for batch in work if batch.held_until == 0.0]
+        return Depth(len(work), sum(batch.new.count for batch in work), min(waiting, default=None))
 
 
 def _copy(progress: Progress) -> Progress:

@@ -172,15 +172,18 @@ def test_a_connection_retires_before_its_stream_ids_run_out() -> None:
     assert len(protocol.take_results().accepted) == sent
 
 
-def test_the_whole_way_to_the_last_stream_id() -> None:
-    """A slice that begins just below the limit of retirement is still numbered within 31 bits."""
-    protocol = ready()
+@pytest.mark.parametrize("first", [1, 2, 499, 500, 998, 999, 1000])
+def test_the_last_slices_are_numbered_within_31_bits(first: int) -> None:
+    """Whatever the sizes of the slices that lead to the limit of retirement."""
+    protocol = ready({wire.INITIAL_WINDOW: 1 << 20})
+    protocol.receive_data(wire.window_update(0, 1 << 20))
     protocol._next_id = frames.MAX_STREAM_ID - 2 * MAX_STREAMS - 2
-    total = 0
-    while protocol.room():
-        total += send(protocol, [b"{}"] * MAX_STREAMS, total)
+    for size in (first, MAX_STREAMS, MAX_STREAMS):
+        send(protocol, [b"{}"] * size)
+        protocol.receive_data(b"".join(map(wire.bare, list(protocol._open))))
     assert protocol.phase is Phase.DRAINING
-    assert max(frame.stream_id for frame in sent_frames(protocol)) <= frames.MAX_STREAM_ID
+    assert protocol.stream_mark - 2 <= frames.MAX_STREAM_ID
+    assert max(frame.stream_id for frame in sent_frames(protocol)) == protocol.stream_mark - 2
 
 
 # Answers
@@ -391,6 +394,28 @@ def test_the_connections_window_bounds_all_bodies_together() -> None:
     assert sent_frames(protocol) == [Frame(wire.DATA, wire.END_STREAM, 7, b"3" * 4_465)]
     assert protocol.window == 5_535
     assert protocol.room() == MAX_STREAMS - 4
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("way", ["first", "fast"])
+def test_the_window_is_used_up_to_its_last_byte_and_not_beyond(count: int, way: str) -> None:
+    """Section 6.9: at zero nothing is begun; one byte too many waits."""
+    protocol = ready()
+    if way == "fast":
+        send(protocol, [b"x"])
+        protocol.receive_data(wire.bare(1) + wire.window_update(0, 1))
+    body = b"x" * ((65_535 - 10_000) // count // 10)
+    assert send(protocol, [body] * count * 10, 1) == count * 10
+    left = protocol.window
+    assert left < 16_384
+    assert send(protocol, [b"x" * (left - 1), b"y"], 100) == 2
+    assert (protocol.window, protocol.room(), protocol.limited) == (0, 0, True)
+    protocol.data_to_send()
+    protocol.receive_data(wire.window_update(0, 10))
+    assert send(protocol, [b"12345", b"678901", b"2"], 200) == 2
+    assert list(sent_body(protocol).values()) == [b"12345", b"67890"]
+    protocol.receive_data(wire.window_update(0, 1))
+    assert list(sent_body(protocol).values()) == [b"1"]
 
 
 def test_a_stream_window_of_nothing_holds_the_body_back() -> None:

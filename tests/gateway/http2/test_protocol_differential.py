@@ -146,6 +146,7 @@ class Traffic:
             self.carry_answers(self.rng.choice(PORTIONS))
             assert self.client.open_streams == len(self.model.open) <= MAX_STREAMS
             assert self.client.window >= 0
+            assert self.client._incomplete.keys() | self.client._partials.keys() <= self.client._open.keys()
         self.finish()
 
     def some_settings(self) -> dict[str, int]:

@@ -13,7 +13,8 @@ from tests.gateway.fakes import MemoryQueue
 from tests.gateway.ingest.conftest import HEAD, NDJSON, Gateway, Serve, document, lines, recipient
 
 KEY = {"Idempotency-Key": "order-4711"}
-BODIES = [document(recipient(0), recipient(1)), lines(recipient(0), recipient(1))]
+LONG = [recipient(n) for n in range(3000)]
+BODIES = [document(recipient(0), recipient(1)), lines(recipient(0), recipient(1)), lines(*LONG)]
 
 
 @pytest.mark.parametrize("body", BODIES)
@@ -30,7 +31,7 @@ async def test_a_repeat_gets_the_first_answer(gateway: Gateway, body: Any) -> No
 
 
 @pytest.mark.parametrize("first", BODIES)
-@pytest.mark.parametrize("second", [document(recipient(2)), lines(recipient(2))])
+@pytest.mark.parametrize("second", [document(recipient(2)), lines(recipient(2)), lines(*LONG, recipient(3000))])
 async def test_another_body_is_refused(gateway: Gateway, first: Any, second: Any) -> None:
     """422: a key stands for one request."""
     assert (await gateway.post(first, **KEY))[0] == 202
@@ -82,12 +83,12 @@ async def test_of_concurrent_twins_one_is_taken(serve: Serve) -> None:
 
     gateway = await serve(queue=Slow())
     for body in BODIES:
-        key = {"Idempotency-Key": type(body).__name__}
+        key = {"Idempotency-Key": str(len(body))}
         answers = await asyncio.gather(*[gateway.post(body, **key) for _ in range(8)])
         jobs = {answer["job"] for status, answer in answers if status == 202}
         assert {status for status, _ in answers} <= {202, 409}
         assert len(jobs) == 1
-    assert len(gateway.queue.jobs) == 2
+    assert len(gateway.queue.jobs) == 3
 
 
 async def test_a_twin_in_flight_is_409(serve: Serve) -> None:
