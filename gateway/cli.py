@@ -18,6 +18,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -112,7 +113,12 @@ def _work(settings: Settings, number: int) -> None:
     from gateway.settings import SettingsError
 
     with _refusing(SettingsError, SlotTaken, QueueError, OSError):
-        uvloop.run(run_worker(settings, number))
+        try:
+            uvloop.run(run_worker(settings, number))
+        except ExceptionGroup:
+            # A defect of ours: told in the log, redacted as everything there, and the parent starts another worker.
+            structlog.get_logger().error("worker.failed", worker=number, exc_info=True)
+            raise typer.Exit(1) from None
 
 
 def _supervised(settings: Settings, config: Path | None) -> int:

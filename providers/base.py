@@ -119,7 +119,7 @@ class Head(NamedTuple):
     literal: Headers
     """The same within a batch only: sent in full, so that nothing churns the table."""
     varying: tuple[bytes, ...]
-    """Names whose values `render` gives for each recipient; may include b":path"."""
+    """Names whose values `render` gives for each recipient; b":path", if it is one of them, comes first."""
 
 
 class Verdict(enum.IntEnum):

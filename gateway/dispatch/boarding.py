@@ -67,7 +67,7 @@ async def board(
 
 def _died_on_wire(flight: Flight, resend: Iterable[int], unknown: Iterable[screening.Ending]) -> None:
     for ending in unknown:
-        flight.note(ending.index).unanswered += 1
+        flight.note(ending.position).unanswered += 1
     for index in resend:
         note = flight.note(index)
         note.unanswered += 1

@@ -64,9 +64,9 @@ class Breaker:
         """Whether the service's word that targets are dead is in doubt."""
         return self.cause is Cause.MISCONFIGURED
 
-    def wait(self, now: float) -> float:
-        """Seconds until anything may go."""
-        return max(0.0, self._until - now) if self.cause is not None else 0.0
+    def hold(self, now: float) -> float | None:
+        """Seconds until anything may go; None where nothing is amiss."""
+        return max(0.0, self._until - now) if self.cause is not None else None
 
     def allowance(self, now: float, on_wire: int) -> int | None:
         """How many may go now: None for no limit, 0 while held, 1 for the probe (see `probe`)."""

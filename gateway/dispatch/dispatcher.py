@@ -7,7 +7,9 @@ import contextlib
 import random
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Mapping
+import traceback
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import structlog
@@ -25,7 +27,7 @@ from gateway.http2.pool import Address, Pool, tls_context
 from gateway.model import Route
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Cause, ConnectionState, Metrics
-from gateway.queue.base import Lease, LeaseLost, Queue, QueueError, QueueFull, Room
+from gateway.queue.base import DeadTarget, Lease, LeaseLost, Queue, QueueError, QueueFull, Room
 from gateway.settings import Settings
 from providers import PROVIDERS
 from providers.base import ProviderSettings
@@ -47,7 +49,13 @@ IDLE_SENDER = 300.0
 stay: services want them kept for hours, and a one-time code must not wait for a handshake."""
 
 UNCONFIGURED_DEFER = 60.0
+SET_ASIDE_DEFER = 60.0
+LONG_HOLD = 10.0
+"""Seconds a route cannot send above which its batches go back to the queue instead of waiting in memory."""
+
 STORE_RETRY = 1.0
+STORE_DEADLINE = 3.0
+"""Seconds for giving back what is left at the end. What cannot be stored by then is recovered by whoever comes next."""
 
 log = structlog.get_logger()
 
@@ -104,6 +112,7 @@ class Dispatcher:
         self._cancel_cursor = 0
         self._work = asyncio.Event()
         self._draining = False
+        self._unstored = 0  # changes of the queue that wait for a full disk
         self._tasks: set[asyncio.Task[None]] = set()
 
     def _credential(self, app: str, provider: str) -> Any:
@@ -151,14 +160,25 @@ class Dispatcher:
         self._draining = True
         for sender in self._senders.values():
             sender.stopped = True
+        self._give_back_unsent()
         await asyncio.gather(*(sender.pool.close(deadline) for sender in self._senders.values()))
         for sender in self._senders.values():
             for flight in list(sender.flights):
-                if flight.left:
-                    self._spawn(self._give_back(sender, flight, time.time()))
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+                self._give_back(sender, flight, time.time())
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STORE_DEADLINE)
+        for task in self._tasks:
+            task.cancel()
         await self._exchanges.close()
+
+    def _give_back_unsent(self) -> None:
+        """Others can have at once what nothing of is on the wire; the leases of the rest have to outlast the drain."""
+        for sender in self._senders.values():
+            for flight in list(sender.flights):
+                if flight.on_wire:
+                    self._spawn(self._checkpoint(sender, flight))
+                else:
+                    self._give_back(sender, flight, time.time())
 
     async def _lease_for_ever(self) -> None:
         while True:
@@ -170,7 +190,8 @@ class Dispatcher:
                 log.warning("queue.lease_failed", reason=str(error))
                 await asyncio.sleep(STORE_RETRY)
                 continue
-            self._readiness.report("queue", True)
+            if not self._unstored:
+                self._readiness.report("queue", True)
             if not leased:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
@@ -178,25 +199,43 @@ class Dispatcher:
 
     async def _lease(self) -> bool:
         room = self._room()
-        if room.batches <= 0 or self._draining:
+        if room.batches <= 0 or self._draining or self._unstored:  # a lease may not run out under what is unstored
             return False
         leases = await self._queue.lease(room, time.time())
         for lease in leases:
-            await self._launch(lease)
+            try:
+                await self._launch(lease)
+            except Exception as error:  # whatever is wrong with one batch must not keep the others
+                self._set_aside(lease, [], error)
         return len(leases) > 0
 
     def _room(self) -> Room:
+        """What can be taken. No route holds more than is free, so that a crowd of them leaves something to another."""
         now = self._loop.time()
-        held: dict[Route, int] = {}
-        for route, sender in self._senders.items():
-            if sender.flights:
-                held[route] = len(sender.flights)
+        held = {route: len(sender.flights) for route, sender in self._senders.items() if sender.flights}
+        free = MAX_BATCHES - sum(held.values())
         return Room(
-            batches=MAX_BATCHES - sum(held.values()),
+            batches=(free + 1) // 2,
             per_route=self._settings.dispatch.batches_per_route,
-            closed=[route for route, sender in self._senders.items() if sender.breaker.held(now)],
+            closed=[
+                route
+                for route, sender in self._senders.items()
+                if len(sender.flights) >= free or not self._takes_more(sender, now)
+            ],
             held=held,
         )
+
+    def _takes_more(self, sender: Sender, now: float) -> bool:
+        """A route in trouble takes nothing while it is held, and then one batch, to see whether it is over."""
+        hold = self._hold(sender, now)
+        return hold is None or (hold == 0.0 and not sender.flights)
+
+    def _hold(self, sender: Sender, now: float) -> float | None:
+        """Seconds for which a route in trouble tries nothing; None for one without trouble."""
+        holds = [sender.breaker.hold(now), sender.pool.hold(now)]
+        if sender.credential.headers(sender.origin, time.time()) is None:
+            holds.append(self._exchanges.hold(f"{sender.route.app}/{sender.route.provider}", now))
+        return max((hold for hold in holds if hold is not None), default=None)
 
     async def _launch(self, lease: Lease) -> None:
         route = lease.route
@@ -205,10 +244,12 @@ class Dispatcher:
             await self._defer_unconfigured(lease)
             return
         sender = self._senders.get(route) or self._open_sender(route, way)
-        self._last_used[route] = self._loop.time()
+        self._last_used[route] = now = self._loop.time()
+        if not self._takes_more(sender, now):
+            await self._defer(lease, [], time.time() + STORE_RETRY)
+            return
         plan = self._plans.get(lease, sender.provider, way.settings, sender.origin)
-        now, wall = self._loop.time(), time.time()
-        flight = await board(lease, plan, sender.provider, self._queue, now, wall, self._cancelled.__contains__)
+        flight = await board(lease, plan, sender.provider, self._queue, now, time.time(), self._cancelled.__contains__)
         sender.add(flight)
         if sender.backlog:
             sender.pool.wake()
@@ -227,6 +268,7 @@ class Dispatcher:
             limits=self._limits,
             metrics=self._metrics,
             finished=self._finished,
+            failed=self._failed,
             jitter=self._jitter,
         )
         sender.pool = Pool(
@@ -251,8 +293,27 @@ class Dispatcher:
             sender.remove(flight)
             self._spawn(self._complete(sender, flight))
 
+    def _failed(self, flight: Flight, error: Exception) -> None:
+        """Called by a sender whose connection asked for a slice that cannot be made."""
+        sender = self._senders[flight.lease.route]
+        sender.remove(flight)
+        self._set_aside(flight.lease, _verdicts(sender, flight), error)
+
+    def _set_aside(self, lease: Lease, dead: Sequence[DeadTarget], error: Exception) -> None:
+        """Put off a batch that cannot be prepared: nothing of it is lost, and the others go on."""
+        # The error's own words may hold what somebody wrote into a message; where it was raised is enough to go by.
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{type(error).__name__} in {at.name}, line {at.lineno} of {Path(at.filename).name}"
+        log.error("batch.set_aside", job=lease.job.id, batch=lease.batch_id.hex(), error=where)
+        self._readiness.report(
+            f"job {lease.job.id}",
+            False,
+            f"a batch of it cannot be prepared ({where}) and is tried again every minute: cancel the job, or report it",
+        )
+        self._spawn(self._defer(lease, dead, time.time() + SET_ASIDE_DEFER))
+
     async def _complete(self, sender: Sender, flight: Flight) -> None:
-        dead = [] if sender.breaker.suspicious else flight.dead
+        dead = _verdicts(sender, flight)
         if await self._store(lambda: self._queue.complete(flight.lease, dead, time.time())):
             metrics = self._metrics.lane(flight.job.app, sender.route.provider, flight.job.lane)
             metrics.completed(bytes(flight.states))
@@ -263,39 +324,56 @@ class Dispatcher:
         if len(sender.flights) <= self._settings.dispatch.batches_per_route // 2:
             self._work.set()
 
-    async def _give_back(self, sender: Sender, flight: Flight, until: float) -> None:
+    def _give_back(self, sender: Sender, flight: Flight, until: float) -> None:
         sender.remove(flight)
-        dead = [] if sender.breaker.suspicious else flight.dead
-        await self._store(lambda: self._queue.defer(flight.lease, until, dead, time.time()))
+        self._spawn(self._defer(flight.lease, _verdicts(sender, flight), until))
+
+    async def _defer(self, lease: Lease, dead: Sequence[DeadTarget], until: float) -> None:
+        expires_at = lease.job.expires_at
+        until = until if expires_at is None else min(until, expires_at)
+        await self._store(lambda: self._queue.defer(lease, until, dead, time.time()))
 
     async def _checkpoint(self, sender: Sender, flight: Flight) -> None:
+        """Try once: the next one is never far."""
         flight.checkpointed_at = self._loop.time()
-        dead, flight.dead = ([] if sender.breaker.suspicious else flight.dead), []
-        if not await self._store(lambda: self._queue.checkpoint(flight.lease, dead, time.time())):
+        dead = _verdicts(sender, flight)
+        try:
+            await self._queue.checkpoint(flight.lease, dead, time.time())
+        except LeaseLost:
+            log.warning("queue.lease_lost")
             sender.remove(flight)
+        except QueueError as error:
+            self._readiness.report("queue", False, str(error))
+            flight.dead = [*dead, *flight.dead]
 
     async def _store(self, operation: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         """Carry out a change of the queue, again and again while the disk is full. False: the lease is lost."""
-        while True:
-            try:
-                await operation()
-            except LeaseLost:
-                log.warning("queue.lease_lost")
-                return False
-            except QueueFull as error:
-                self._readiness.report("queue", False, str(error))
-                await asyncio.sleep(STORE_RETRY)
-            else:
-                self._readiness.report("queue", True)
-                return True
+        full = False
+        try:
+            while True:
+                try:
+                    await operation()
+                except LeaseLost:
+                    log.warning("queue.lease_lost")
+                    return False
+                except QueueError as error:
+                    self._readiness.report("queue", False, str(error))
+                    if isinstance(error, QueueFull) and not full:
+                        full = True
+                        self._unstored += 1
+                    await asyncio.sleep(STORE_RETRY)
+                else:
+                    self._readiness.report("queue", True)
+                    return True
+        finally:
+            self._unstored -= full
 
     async def _defer_unconfigured(self, lease: Lease) -> None:
         name = f"{lease.route.app}/{lease.route.provider}"
         self._readiness.report(
             f"route {name}", False, "jobs wait for a route that the configuration no longer has: add it, or cancel them"
         )
-        now = time.time()
-        await self._store(lambda: self._queue.defer(lease, now + UNCONFIGURED_DEFER, [], now))
+        await self._defer(lease, [], time.time() + UNCONFIGURED_DEFER)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -315,19 +393,22 @@ class Dispatcher:
 
     def _look_after(self, sender: Sender, now: float) -> None:
         """Put off what waits for long, extend leases, report holds, close what is idle."""
-        if self._draining:
-            return
         for flight, wait in sender.deferrable(now):
-            self._spawn(self._give_back(sender, flight, time.time() + wait))
+            self._give_back(sender, flight, time.time() + wait)
+        hold = self._hold(sender, now)
+        if hold is not None and hold > LONG_HOLD:
+            for flight in [flight for flight in sender.flights if not flight.on_wire]:
+                self._give_back(sender, flight, time.time() + hold)
         renewal = self._settings.queue.lease_seconds / 3
         for flight in sender.flights:
             interval = TAIL_CHECKPOINT if flight.idle else renewal
             if now - flight.checkpointed_at > interval:
                 self._spawn(self._checkpoint(sender, flight))
         self._report(sender)
-        idle = not sender.flights and now - self._last_used.get(sender.route, now) > IDLE_SENDER
+        idle = not sender.flights and hold is None and now - self._last_used.get(sender.route, now) > IDLE_SENDER
         if idle and not sender.provider.single_origin:
             del self._senders[sender.route]
+            self._last_used.pop(sender.route, None)
             self._spawn(sender.pool.close(0.0))
 
     def _report(self, sender: Sender) -> None:
@@ -355,6 +436,12 @@ class Dispatcher:
     def _wake_senders(self) -> None:
         for sender in self._senders.values():
             sender.pool.wake()
+
+
+def _verdicts(sender: Sender, flight: Flight) -> Sequence[DeadTarget]:
+    """What the service said of dead targets since it was last stored; nothing while its word is in doubt."""
+    dead, flight.dead = flight.dead, []
+    return () if sender.breaker.suspicious else dead
 
 
 _ADVICE = {

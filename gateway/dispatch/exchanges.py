@@ -46,6 +46,10 @@ class Exchanges:
             if exchange is not None:
                 self._running[name] = asyncio.create_task(self._run(name, credential, exchange, tls))
 
+    def hold(self, name: str, now: float) -> float | None:
+        """Seconds until a credential's exchange is tried again; None if the last one did not fail."""
+        return max(0.0, self._not_before[name] - now) if name in self._failures else None
+
     async def close(self) -> None:
         for task in list(self._running.values()):
             task.cancel()
@@ -57,6 +61,8 @@ class Exchanges:
             outcome = credential.exchanged(answer.status, answer.headers, answer.body, time.time())
         except RequestFailed as error:
             outcome = Outcome(Verdict.UNAVAILABLE, str(error))
+        except Exception as error:  # its words may hold what is secret
+            outcome = Outcome(Verdict.CREDENTIAL, type(error).__name__)
         finally:
             del self._running[name]
         self._conclude(name, outcome)

@@ -61,9 +61,15 @@ class Connection(asyncio.Protocol):
     """One connection of a pool."""
 
     def __init__(
-        self, source: Source, *, request_timeout: float, on_change: Callable[[Connection], None], number: int
+        self,
+        source: Source,
+        *,
+        request_timeout: float,
+        on_answer: Callable[[], None],
+        on_change: Callable[[Connection], None],
+        number: int,
     ) -> None:
-        """`on_change` is called when the phase changes and when the first answer has come."""
+        """`on_answer` is called when the first answer has come, `on_change` when draining begins and at the end."""
         self.protocol = ClientProtocol()
         self.number = number
         self.answered = False
@@ -73,6 +79,7 @@ class Connection(asyncio.Protocol):
         """Why the connection ended, once it has."""
         self._source = source
         self._request_timeout = request_timeout
+        self._on_answer = on_answer
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -187,7 +194,7 @@ class Connection(asyncio.Protocol):
             self._source.settle(results)
             if not self.answered and (results.accepted or results.answered):
                 self.answered = True
-                self._on_change(self)
+                self._on_answer()
 
     # Deadlines and the end
 
@@ -200,7 +207,7 @@ class Connection(asyncio.Protocol):
         if fault is not None:
             self.abort(fault)
             return
-        if not self.answered and now - self._opened_at > FIRST_ANSWER_PATIENCE:
+        if not self.answered and self._marks and now - self._marks[0][0] > FIRST_ANSWER_PATIENCE:
             self.protocol.trust()
         silence = now - self._read_at
         if not self.protocol.pings_unanswered and silence > self._silence_allowed():

@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from gateway.http2.connection import Connection, Source
-from gateway.http2.protocol import Phase
 
 BACKOFF_FLOOR = 1.0
 BACKOFF_CEILING = 60.0
@@ -103,8 +102,17 @@ class Pool:
         self._closing = False
         self._empty = asyncio.Event()
         self._empty.set()
-        self.failure: DialFailure | None = None
-        """Why the last attempt to connect failed; None while things work."""
+        self._failure: DialFailure | None = None
+
+    @property
+    def failure(self) -> DialFailure | None:
+        """Why there is no connection; None while there is one, or nothing went wrong."""
+        connected = any(connection.usable and connection.protocol.settled for connection in self._connections)
+        return None if connected else self._failure
+
+    def hold(self, now: float) -> float | None:
+        """Seconds until the next attempt to connect; None unless the last one failed."""
+        return None if self.failure is None else max(0.0, self._not_before - now)
 
     def counts(self) -> Counts:
         usable = sum(connection.usable for connection in self._connections)
@@ -153,6 +161,7 @@ class Pool:
         self._closing = True
         if self._dialling is not None:
             self._dialling.cancel()
+            await asyncio.wait([self._dialling])
         self.replace()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline):
@@ -175,7 +184,11 @@ class Pool:
             async with asyncio.timeout(self._connect_timeout):
                 _, connection = await self._loop.create_connection(
                     lambda: Connection(
-                        self._source, request_timeout=self._request_timeout, on_change=self._changed, number=number
+                        self._source,
+                        request_timeout=self._request_timeout,
+                        on_answer=self._answered,
+                        on_change=self._changed,
+                        number=number,
                     ),
                     self._address.host,
                     self._address.port,
@@ -189,6 +202,8 @@ class Pool:
             failure = DialFailure("tls", f"the TLS handshake failed: {error.reason}")
         except OSError as error:
             failure = DialFailure("refused", error.strerror or "the connection was refused or reset")
+        except UnicodeError:
+            failure = DialFailure("refused", "the host's name cannot be resolved")
         else:
             failure = self._adopt(connection)
         finally:
@@ -207,22 +222,24 @@ class Pool:
 
     def _back_off(self, failure: DialFailure) -> None:
         """Full jitter: so that many gateways do not come back at the same moment."""
-        self.failure = failure
-        ceiling = min(BACKOFF_CEILING, BACKOFF_FLOOR * 2**self._failures)
+        self._failure = failure
+        ceiling = min(BACKOFF_CEILING, BACKOFF_FLOOR * 2.0 ** min(self._failures, 30))
         self._failures += 1
         self._not_before = self._loop.time() + self._jitter.uniform(BACKOFF_FLOOR / 4, ceiling)
 
+    def _answered(self) -> None:
+        """A connection had its first answer."""
+        self._failures = 0
+        self._failure = None
+
     def _changed(self, connection: Connection) -> None:
-        """A connection had its first answer, began to drain, or is gone."""
+        """A connection began to drain, or is gone."""
         if connection.lost is not None:
             self._removed(connection)
-        elif connection.protocol.phase is Phase.DRAINING:
-            if connection.protocol.goaway is not None:
-                self._listener.goaway(*connection.protocol.goaway)
-            self._dial()
-        elif connection.answered:
-            self._failures = 0
-            self.failure = None
+            return
+        if connection.protocol.goaway is not None:
+            self._listener.goaway(*connection.protocol.goaway)
+        self._dial()
 
     def _removed(self, connection: Connection) -> None:
         if connection not in self._connections:
@@ -232,6 +249,8 @@ class Pool:
             self._empty.set()
         if connection.useless and not self._closing:
             self._back_off(DialFailure("closed", connection.lost or "closed without an answer"))
+        elif not connection.answered:
+            self._not_before = max(self._not_before, self._loop.time() + BACKOFF_FLOOR)
         if self._source.backlog and not self._closing:
             self.wake()
 

@@ -16,7 +16,9 @@ import enum
 import re
 import struct
 from collections.abc import Callable, Iterable
+from functools import partial, reduce
 from itertools import accumulate, chain, repeat
+from operator import add
 from typing import Any, NamedTuple
 
 from gateway.http2 import frames
@@ -276,7 +278,7 @@ class ClientProtocol:
                 self._send_one(_block(cut, values), bodies[position], tags[position])
             return
         if varies:
-            lengths = map(sum, zip(*(map(len, column) for column in varies), strict=True))
+            lengths = reduce(partial(map, add), (map(len, column) for column in varies))
             heads: Iterable[bytes] = [(size + length).to_bytes(3, "big") + _HEADERS_TAIL for length in lengths]
         else:
             heads = repeat(size.to_bytes(3, "big") + _HEADERS_TAIL)
@@ -736,7 +738,7 @@ def _block_columns(cut: Cut, fields: tuple[list[bytes], ...]) -> tuple[int, list
     size = 0
     columns: list[Iterable[bytes]] = []
     varies: list[list[bytes]] = []
-    for segment, column in zip(cut.segments, fields, strict=False):
+    for segment, column in zip(cut.segments[:-1], fields, strict=True):
         lengths = set(map(len, column))
         if len(lengths) == 1 and (length := lengths.pop()) < len(LENGTHS):
             prefix = segment + LENGTHS[length]

@@ -12,7 +12,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes are bytes, durations seconds.
 
     What uploads hold is bounded as a whole by `memory`: a stream reserves `stream_memory` when it begins, a JSON body
-    what it has grown beyond `free`. With the defaults that is 64 MiB, plus `uploads` times `free` = 16 MiB.
+    three times its size once it is larger than `free`. With the defaults that is 64 MiB, and 16 MiB for small bodies
+    (`uploads` times `free`).
     """
 
     body: int = 8 * MIB

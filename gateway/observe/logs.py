@@ -3,7 +3,7 @@
 ========  =====================================================================================================
 level     events
 ========  =====================================================================================================
-error     someone has to act: `workers.give_up`, `http.failed` (a defect of ours; the caller got 500)
+error     someone has to act: `workers.give_up`; a defect of ours: `http.failed` (the caller got 500), `worker.failed`
 warning   it goes on, but look: `worker.died`, `worker.killed`, `loop.stalled`, `queue.lease_failed`,
           `queue.lease_lost`, `credential.exchange_failed`
 info      lifecycle: `worker.started`, `worker.ready`, `http.listening`, `gateway.draining`, `worker.draining`,

@@ -20,7 +20,7 @@ _UNTOUCHED = bytes(1)
 class Ending(NamedTuple):
     """A delivery that gets its receipt instead of being sent."""
 
-    index: int
+    position: int
     state: State
     reason: str
 

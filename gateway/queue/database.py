@@ -41,6 +41,7 @@ class Database:
             schema.migrate(writing, self.path)
             reading = schema.connect(self.path)
             reading.execute("PRAGMA query_only = ON")
+            reading.execute("PRAGMA cache_size = -4096")
         except apsw.Error as error:
             writing.close()
             raise sentence(error) from error

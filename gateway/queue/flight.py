@@ -111,10 +111,12 @@ class FlightRecorder:
         if slot not in self._armed.values():
             self._free.append(slot)
 
-    def close(self) -> None:
-        """Remove the file. No lease may be out."""
-        self._path.unlink(missing_ok=True)
+    def close(self, *, remove: bool) -> None:
+        """Let go of the file. It is not to be removed while a lease is out: then it is for the recovery."""
+        if remove:
+            self._path.unlink(missing_ok=True)
         self._views.clear()
+        fcntl.flock(self._file, fcntl.LOCK_UN)  # the map has a descriptor of its own, and may outlive this
         with contextlib.suppress(BufferError):  # a holder still has a view; the map goes with it
             self._map.close()
         os.close(self._file)

@@ -183,8 +183,9 @@ def connect(path: Path) -> apsw.Connection:
         connection.set_busy_timeout(BUSY_MILLISECONDS)
         # Tries a held lock each millisecond instead of backing off to 100 ms as the busy handler does.
         connection.setlk_timeout(BUSY_MILLISECONDS, 0)
-        connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if connection.pragma("page_count") == 0:
+            connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # on an existing file it would write each time
         if (mode := connection.pragma("journal_mode", "wal")) != "wal":
             raise QueueError(f"{path} cannot use a write-ahead log ({mode}): put it on a local file system")
         connection.execute("PRAGMA synchronous = FULL")
@@ -231,7 +232,8 @@ def _migrate(connection: apsw.Connection, path: Path) -> None:
             f"{path} has schema {version} and this program knows {VERSION}: it was written by a newer one. Run "
             "that one, or point the queue to another file"
         )
-    for step in MIGRATIONS[version:]:
-        connection.execute(step)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {VERSION}")
+    if version < VERSION:  # otherwise nothing is written, so that a full disk does not keep the gateway from starting
+        for step in MIGRATIONS[version:]:
+            connection.execute(step)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from gateway.queue.base import (
     NewBatch,
     Progress,
     QueueError,
+    QueueFull,
     Replay,
     Room,
     Twin,
@@ -104,22 +106,43 @@ class SqliteQueue:
         """
         await self.database.open()
         try:
-            self._recorder = FlightRecorder(self._recorder_path(self.owner), self._slots)
-            await self.recover(time.time())
+            self._recorder = self._record()
+            with suppress(QueueFull):  # what waits can be read without room, and `maintain` tries again
+                await self.recover(time.time())
             await self._look_for_dead()
         except BaseException:
             await self.close()
             raise
 
+    def _record(self) -> FlightRecorder:
+        path = self._recorder_path(self.owner)
+        try:
+            return FlightRecorder(path, self._slots)
+        except OSError as error:
+            raise QueueError(
+                f"{path} cannot be created ({error.strerror}): see to its directory and its disk"
+            ) from error
+
     async def close(self) -> None:
         """Give back what is still held and let go of the file. Whoever holds a lease must have stopped."""
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
-            trace = flight.read(self._recorder_path(self.owner), dead=True)
-            await self.database.write(partial(leases.release_owned, owner=self.owner, trace=trace, now=time.time()))
-            await self.database.write(lambda db: uploads.abandon_all(db, lambda uploader: uploader == self.owner))
-            recorder.close()
+            recorder.close(remove=await self._hand_back())
         await self.database.close()
+
+    async def _hand_back(self) -> bool:
+        """Give back all that is ours. False if the disk is full: then the next recovery does it."""
+        trace, now = flight.read(self._recorder_path(self.owner), dead=True), time.time()
+
+        def operation(db: apsw.Connection) -> None:
+            leases.release_owned(db, self.owner, trace, now)
+            uploads.abandon_all(db, lambda uploader: uploader == self.owner)
+
+        try:
+            await self.database.write(operation)
+        except QueueFull:
+            return False
+        return True
 
     # --- uploads
 

@@ -52,8 +52,6 @@ class Server:
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))
         self.requests: dict[int, Request] = {}
         self.outgoing: deque[tuple[bytes, Effect | None]] = deque()
-        self.unsettled = 0
-        """SETTINGS not acknowledged yet."""
         self._unread = b""
         self.h2.initiate_connection()
         self.h2.data_to_send()  # the first SETTINGS the client sees are our own, which count once acknowledged
@@ -63,7 +61,6 @@ class Server:
         """Send SETTINGS, all of them each time: h2 takes one value of each for each acknowledgement."""
         chosen = {SettingCodes[name]: value for name, value in settings.items()}
         self.h2.update_settings(DEFAULTS | chosen)
-        self.unsettled += 1
         self.say()
 
     def say(self, effect: Effect | None = None, shape: Shape = bytes) -> None:
@@ -100,21 +97,15 @@ class Server:
                 self.requests[event.stream_id].whole = True
             case h2.events.StreamReset():
                 self.requests[event.stream_id].ended = True
-            case h2.events.SettingsAcknowledged():
-                self.unsettled -= 1
             case h2.events.ConnectionTerminated():
                 raise AssertionError("the client gave up a connection that did no wrong")
 
     def grant(self, increment: int, stream_id: int | None = None) -> None:
-        """Widen a window, if it is open and stays within the limit."""
-        if stream_id is not None and not self.open_for_body(stream_id):
-            return
-        self.h2.increment_flow_control_window(increment, stream_id)
-        self.say()
-
-    def open_for_body(self, stream_id: int) -> bool:
-        request = self.requests[stream_id]
-        return not request.whole and not request.ended
+        """Widen the connection's window, or that of a stream on which more can come."""
+        request = None if stream_id is None else self.requests[stream_id]
+        if request is None or not (request.whole or request.ended):
+            self.h2.increment_flow_control_window(increment, stream_id)
+            self.say()
 
 
 def _first_size(data: bytes) -> int:

@@ -546,6 +546,8 @@ def test_the_receive_window_is_refilled_at_half() -> None:
     assert not protocol.data_to_send()
     protocol.receive_data(frame)
     assert sent_frames(protocol) == [Frame(wire.WINDOW_UPDATE, 0, 0, wire.number(used + 266))]
+    protocol.receive_data(frame)
+    assert not protocol.data_to_send(), "what was refilled is refilled once"
 
 
 def test_a_body_up_to_the_limit_is_whole() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import pytest
 from h2.errors import ErrorCodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -290,10 +291,9 @@ class Traffic:
             self.server.say(effect)
 
     def change_settings(self) -> None:
-        """Up to three in a row. Not before the first acknowledgement: h2 would take it for these."""
-        if self.server.requests:
-            for _ in range(self.rng.randint(1, 3)):
-                self.server.announce(self.some_settings())
+        """Up to three times in a row, so that a block has to announce several table sizes."""
+        for _ in range(self.rng.randint(1, 3)):
+            self.server.announce(self.some_settings())
 
     def widen(self) -> None:
         self.server.grant(self.rng.choice(INCREMENTS))
@@ -378,3 +378,31 @@ def agrees(told: object, truth: object) -> bool:
 def test_any_valid_traffic(seed: int, steps: int) -> None:
     """Heads, bodies, settings, windows, answers of every kind, resets, GOAWAY and timeouts, cut anywhere."""
     Traffic(random.Random(seed)).run(steps)
+
+
+@pytest.mark.parametrize("lengths", [(30,), (1, 200), (126, 127, 128), (1, 9000)])
+def test_a_thousand_requests_at_once(lengths: tuple[int, ...]) -> None:
+    """A whole connection's streams in two slices, values of one length or of several, answered in any order."""
+    rng = random.Random(len(lengths))
+    client, server = ClientProtocol(), Server(MAX_CONCURRENT_STREAMS=MAX_STREAMS, INITIAL_WINDOW_SIZE=1 << 20)
+    client.trust()
+    server.receive(client.data_to_send())
+    server.grant((1 << 24) - 1)
+    client.receive_data(b"".join(data for data, _ in server.outgoing))
+    which = HEADS[1]
+    columns = tuple([b"/" * rng.choice(lengths) for _ in range(MAX_STREAMS)] for _ in which.varying)
+    bodies = [b"b" * rng.randint(1, 500) for _ in range(MAX_STREAMS)]
+    tags = list(range(MAX_STREAMS))
+    assert client.send(which, tuple(column[:600] for column in columns), bodies[:600], tags[:600]) == 600
+    assert client.send(which, tuple(column[600:] for column in columns), bodies[600:], tags[600:]) == 400
+    server.receive(client.data_to_send())
+    assert all(request.whole for request in server.requests.values())
+    assert [request.body for request in server.requests.values()] == bodies
+    assert [request.fields for request in server.requests.values()] == [
+        expected(which, values) for values in zip(*columns, strict=True)
+    ]
+    streams = rng.sample(sorted(server.requests), MAX_STREAMS)
+    answers = b"".join(map(wire.bare, streams))
+    for start in range(0, len(answers), 777):
+        client.receive_data(answers[start : start + 777])
+    assert client.take_results().accepted == [(stream_id - 1) // 2 for stream_id in streams]

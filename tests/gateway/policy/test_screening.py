@@ -43,7 +43,7 @@ def test_a_retry_in_the_future_waits() -> None:
 def test_every_open_delivery_is_sent_or_ends_and_no_other(states: list[State], resend: bool) -> None:
     """A verdict that is there stays: such a delivery is neither sent nor ended again."""
     found = screening.resume(bytes(states), {}, resend, NOW)
-    ended = [ending.index for ending in found.unknown]
+    ended = [ending.position for ending in found.unknown]
     assert sorted([*found.send, *ended]) == [index for index, state in enumerate(states) if state in OPEN]
     assert set(found.resend) <= set(found.send)
     assert all(states[index] == State.SENT for index in [*found.resend, *ended])
@@ -62,7 +62,7 @@ def test_a_registration_after_the_verdict_brings_a_target_back(registered: bytes
 def test_only_positions_that_may_be_sent_are_judged() -> None:
     verdicts = {b"key": DeadTarget(b"key", 100.0, "Unregistered")}
     endings = screening.dead([1], [b"key", b"key", b"other"], [b""] * 3, verdicts, {})
-    assert [ending.index for ending in endings] == [1]
+    assert [ending.position for ending in endings] == [1]
 
 
 def test_a_delivery_that_may_have_been_sent_is_called_unknown() -> None:

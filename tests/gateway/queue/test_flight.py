@@ -24,7 +24,7 @@ def test_what_is_armed_is_seen(file: Path) -> None:
     view[1] = 1
     recorder.disarm(Entry(8, 2))
     assert flight.read(file, dead=True) == (True, {Entry(7, 1): b"\0\x01\0"})
-    recorder.close()
+    recorder.close(remove=True)
     assert not file.exists()
 
 
@@ -36,7 +36,7 @@ def test_a_living_owners_file_is_not_trusted(file: Path) -> None:
         assert not dead
     trace = flight.read(file, dead=False)
     assert (trace.trusted, list(trace.states)) == (False, [Entry(7, 1)])
-    recorder.close()
+    recorder.close(remove=True)
 
 
 def test_another_boot_is_not_trusted(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +47,7 @@ def test_another_boot_is_not_trusted(file: Path, monkeypatch: pytest.MonkeyPatch
     assert flight.read(file, dead=True) == (False, {})
     monkeypatch.setattr(flight, "boot_id", lambda: b"")
     assert flight.read(file, dead=True) == (False, {})
-    recorder.close()
+    recorder.close(remove=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"short", bytes(5000), b"carillon-flight1" + b"\xff" * 6000])
@@ -69,7 +69,7 @@ def test_a_slot_is_used_again_when_nobody_can_write_to_it(file: Path) -> None:
     assert recorder.room == 1
     recorder.disarm(Entry(7, 1))
     assert recorder.room == 1
-    recorder.close()
+    recorder.close(remove=True)
 
 
 def test_no_more_than_there_are(file: Path) -> None:
@@ -79,7 +79,7 @@ def test_no_more_than_there_are(file: Path) -> None:
     assert (len(slots), recorder.room, recorder.reserve(1)) == (3, 0, [])
     recorder.unreserve(slots)
     assert recorder.room == 3
-    recorder.close()
+    recorder.close(remove=True)
 
 
 def test_a_file_removed_at_birth_is_made_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,4 +94,4 @@ def test_a_file_removed_at_birth_is_made_again(file: Path, monkeypatch: pytest.M
     monkeypatch.setattr(flight.fcntl, "flock", remove_then_lock)
     recorder = FlightRecorder(file, 1)
     assert file.exists()
-    recorder.close()
+    recorder.close(remove=True)

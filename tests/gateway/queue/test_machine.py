@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Coroutine
@@ -33,8 +31,7 @@ async def die(queue: SqliteQueue) -> None:
     """What kill -9 leaves: the file of the flight recorder, not locked any more, and all that was committed."""
     recorder = queue._recorder
     assert recorder is not None
-    fcntl.flock(recorder._file, fcntl.LOCK_UN)
-    os.close(recorder._file)
+    recorder.close(remove=False)
     queue._recorder = None
     await queue.database.close()
 

@@ -16,7 +16,7 @@ from gateway.queue import schema, writer
 from gateway.queue.base import QueueError, QueueFull
 from gateway.queue.database import Database
 from gateway.queue.sqlite import SqliteQueue
-from tests.gateway.queue.contract import accept
+from tests.gateway.queue.contract import Opener, accept
 from tests.gateway.queue.samples import NOW, batch, room, stored
 
 
@@ -173,3 +173,25 @@ async def test_a_disk_that_refuses(queue: SqliteQueue) -> None:
     await stored(queue, batch(1))
     assert len(await queue.lease(room(), NOW)) == 2
     assert await queue.database.read(lambda db: db.pragma("integrity_check")) == "ok"
+
+
+async def test_a_full_disk_at_the_end_and_at_the_start(open_queue: Opener) -> None:
+    """A worker can end and another begin without room; what was held comes back when there is some."""
+    await open_queue("sibling")
+    first = await open_queue("first")
+    await stored(first, batch(3))
+    (lease,) = await first.lease(room(), NOW)
+    lease.progress.states[0] = 1
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        await first.close()
+        second = await open_queue("second")
+        assert (
+            await second.database.read(lambda db: db.execute("SELECT count(*) FROM batches WHERE state = 2").get) == 1
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    await second.maintain(NOW)
+    (again,) = await second.lease(room(), NOW)
+    assert list(again.progress.states) == [1, 0, 0]

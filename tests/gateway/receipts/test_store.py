@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.model import INDEX_DIGITS, Job, Note, State, delivery_prefix
-from gateway.queue.base import DeadTarget, Lease
+from gateway.queue.base import DeadTarget, Idempotency, Lease, Replay
 from gateway.queue.sqlite import SqliteQueue
 from gateway.receipts.states import InvalidToken, JobStatus, Receipt
 from gateway.receipts.store import ReceiptStore
@@ -245,6 +245,14 @@ async def test_retention(queue: SqliteQueue, store: ReceiptStore) -> None:
     rows = await queue.database.read(lambda db: [db.execute(f"SELECT count(*) FROM {name}").get for name in tables])
     assert rows == [2, 2, 2, 2, 1, 1, 1]
     assert len((await store.feed(0, 100)).receipts) == 2
+
+
+async def test_retention_keeps_answers(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """An idempotency key has a time of its own: a repeat gets its answer even if the receipts are gone."""
+    new = job()
+    await queue.submit(new, Idempotency("key", b"f"), [], b"answer")
+    assert await store.vacuum(NOW + 101, 100) == 1
+    assert await queue.begin(job(), Idempotency("key", b"f")) == Replay(new.id, b"f", b"answer")
 
 
 async def test_retention_gives_room_back(queue: SqliteQueue, store: ReceiptStore) -> None:
