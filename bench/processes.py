@@ -19,12 +19,19 @@ from typing import Any, NamedTuple
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
+_SCHEDULED = 2
+"""CPUCLOCK_SCHED of the kernel: user and system time of all threads."""
+
 START_DEADLINE = 30.0
 STOP_DEADLINE = 30.0
 
 
 class ProcessFailed(Exception):
     """A process did not do what it was started for; the message shows the end of what it printed."""
+
+
+class Missing(Exception):
+    """This machine lacks something that the run needs; the message says what, and how to get it."""
 
 
 class Child:
@@ -39,16 +46,20 @@ class Child:
         announces: bool = False,
         cpu: int | None = None,
         environment: Mapping[str, str] | None = None,
+        code: Path | None = None,
+        program: str = sys.executable,
     ) -> None:
         """Start it, bound to processor `cpu` if given; what it prints goes to `NAME.log` in the folder.
 
-        With `announces`, its standard output is kept for `first_line`.
+        With `announces`, its standard output is kept for `first_line`. `code` is the folder that Python's `-m` finds
+        modules in before any other; by default the working directory. `program` is Python unless said otherwise.
         """
         self.name = name
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *command],
+                [program, *command],
+                cwd=code,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if announces else log,
                 stderr=log,
@@ -121,9 +132,10 @@ def usage(pids: Sequence[int]) -> Usage:
     resident: list[float] = [0.0]
     peak: list[float] = [0.0]
     for pid in pids:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, IndexError):  # gone, or dead and not yet waited for
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            cpu += sum(map(int, fields[11:15])) / TICKS
+            # A process's own CPU clock (clock_getcpuclockid(3)) counts nanoseconds, where stat counts hundredths.
+            cpu += time.clock_gettime((~pid << 3) | _SCHEDULED) + sum(map(int, fields[13:15])) / TICKS
             resident.append(int(fields[21]) * PAGE_MIB)
             status = Path(f"/proc/{pid}/status").read_text()
             peak.append(int(status.partition("VmHWM:")[2].split()[0]) / 1024)

@@ -7,13 +7,17 @@ import json
 import os
 import platform
 import ssl
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
 from bench.ledger import Balance
+from bench.stage import Measured
 
 _PACKAGES = ("carillon", "aiohttp", "apsw", "cryptography", "msgspec", "uvloop")
+_REPEATED = ("gateway_cpu_us", "per_second", "ratio")
 _DAY_MS = 86_400_000
 
 
@@ -26,6 +30,36 @@ def latency(milliseconds: list[float]) -> dict[str, float]:
         histogram.record_value(max(1, int(value * 1000)))
     points = {"p50": 50.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
     return {name: round(histogram.get_value_at_percentile(point) / 1000, 3) for name, point in points.items()}
+
+
+def cost(counted: Measured) -> dict[str, Any]:
+    """What a measured campaign cost, and how busy its sink was."""
+    return {
+        "wall_seconds": round(counted.wall, 3),
+        "per_second": round(counted.count / counted.wall),
+        "cpu_seconds": {
+            "gateway": round(counted.gateway_seconds, 3),
+            "sink": round(counted.sink_seconds, 3),
+            "client": round(counted.client_seconds, 3),
+        },
+        "gateway_cpu_us": round(counted.gateway_cpu_us, 2),
+        "sink_utilisation": round(counted.sink_seconds / counted.wall, 2),
+        "rss_mib": {"gateway": round(counted.rss_mib, 1)},
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median and extremes of repetitions, with all of them in their order."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "all": list(values)}
+
+
+def median(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The report of the run with the median cost, with the spread over all runs; clean if they all are."""
+    if len(reports) == 1:
+        return reports[0]
+    middle = sorted(reports, key=lambda report: float(report["gateway_cpu_us"]))[(len(reports) - 1) // 2]
+    spreads = {name: spread([report[name] for report in reports]) for name in _REPEATED if name in middle}
+    return {**middle, "clean": all(report["clean"] for report in reports), "repeat": len(reports), "spread": spreads}
 
 
 def ledger(balance: Balance) -> dict[str, int]:

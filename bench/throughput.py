@@ -8,26 +8,27 @@ a warm-up job goes before. Receipts are read, and the ledger is taken, afterward
 from __future__ import annotations
 
 import asyncio
-import time
+import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-import aiohttp
+from pathlib import Path
+from typing import Any, Literal
 
 from bench import report
-from bench.api import Api
-from bench.campaign import Recipients, chunks, job, recipients
-from bench.ledger import Ledger
-from bench.processes import Usage
-from bench.world import World, cpus
+from bench.nginx import Nginx
+from bench.processes import Child
+from bench.simulators import Script
+from bench.stage import Measured, Stage, stage
+from bench.world import World, cpus, free_port
 
-JOB_SIZE = 100_000
-WARM_UP = 20_000
 ORIGINS = 4
 """Of Web Push: the services that most subscriptions are of."""
 UNLIMITED = "1e9"
 """FCM's default limit of 10,000 a second is a project's, not the gateway's."""
-POLL = 0.1
+APPLE_CONNECTIONS = 30
+"""What 100,000 a second of 270 bytes need where a connection carries 65,535 bytes a round trip of 40 ms."""
+ERRORS = {"unregistered": 0.05, "throttled": 0.05, "unavailable": 0.02}
+CURVES_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,116 +41,129 @@ class Scenario:
     profile: str | None = None
     rtt: float = 0.0
     """Milliseconds."""
+    connections: int | None = None
+    """Most of a worker; None leaves it to the provider, or to `APPLE_CONNECTIONS` under Apple's manners."""
+    errors: bool = False
+    """Counts a second campaign as well, of which the sink refuses what `ERRORS` says, and compares the two."""
+    sink: Literal["own", "nginx"] = "own"
+    """Who answers: the fast simulator, or a web server of others'. nginx knows APNs alone."""
+
+    def __post_init__(self) -> None:
+        if self.sink == "nginx" and (self.provider != "apns" or self.errors or self.profile):
+            raise ValueError("nginx answers 200 to everything: it goes with --provider apns and without manners")
+        if self.errors and self.provider != "apns":
+            raise ValueError("the mix of errors is one of APNs: elsewhere a throttled answer stops the whole project")
+
+    @property
+    def limit(self) -> int | None:
+        """Most connections of a worker."""
+        return self.connections or (APPLE_CONNECTIONS if self.profile == "apple" else None)
 
 
-class _Measured(NamedTuple):
-    wall: float
-    gateway: Usage
-    sink: Usage
-    client_cpu: float
-    rss_mib: float
+def run(scenario: Scenario, repeat: int = 1) -> dict[str, Any]:
+    """Run it so often, each time with everything started anew; returns the report of the median run."""
+    return report.median([_run_once(scenario) for _ in range(repeat)])
 
 
-def run(scenario: Scenario) -> dict[str, Any]:
-    """Run it and return the report."""
+def world(
+    scenario: Scenario, *, code: Path | None = None, folder: Path | None = None, endpoint: str | None = None
+) -> World:
+    """The world of a scenario; `code` and `folder` as of `World`, `endpoint` instead of the simulators'."""
     gateway_cpu, sink_cpu = cpus()
     options = ["--rtt", str(scenario.rtt)] if scenario.rtt else []
     options += ["--profile", f"{scenario.provider}={scenario.profile}"] if scenario.profile else []
     options += ["--origins", str(ORIGINS)] if scenario.provider == "webpush" else []
-    world = World(
+    prefix = f"CARILLON_APPS__SHOP__{scenario.provider.upper()}__"
+    environment = {"CARILLON_APPS__SHOP__FCM__RATE": UNLIMITED} if scenario.provider == "fcm" else {}
+    environment |= {prefix + "CONNECTIONS": str(scenario.limit)} if scenario.limit else {}
+    environment |= {prefix + "ENDPOINT": endpoint} if endpoint else {}
+    return World(
         [scenario.provider],
         mode="fast",
         workers=scenario.workers,
         simulator_options=options,
-        environment={"CARILLON_APPS__SHOP__FCM__RATE": UNLIMITED} if scenario.provider == "fcm" else None,
+        environment=environment,
         gateway_cpu=gateway_cpu if scenario.workers == 1 else None,
         simulator_cpu=sink_cpu,
+        folder=folder,
+        code=code,
     )
-    with world:
-        return asyncio.run(_run(scenario, world))
 
 
-async def _run(scenario: Scenario, world: World) -> dict[str, Any]:
-    endpoints = world.ready["services"][scenario.provider]["endpoints"]
-    warm_up = recipients(scenario.provider, min(WARM_UP, scenario.count), seed=1, endpoints=endpoints)
-    counted = recipients(scenario.provider, scenario.count, seed=2, endpoints=endpoints)
-    ledger = Ledger()
-    timeout = aiohttp.ClientTimeout(total=None)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        api = world.api(session)
-        warm_jobs = await _send(api, warm_up, ledger)
-        await _finished(api, warm_jobs)
-        measured, jobs = await _measure(api, world, counted, ledger)
-        latencies = await _read_receipts(api, [*warm_jobs, *jobs], set(jobs), ledger)
-    world.enter_taken(ledger)
-    return _report(scenario, measured, latencies, ledger)
+def _run_once(scenario: Scenario) -> dict[str, Any]:
+    if scenario.sink == "nginx":
+        return _run_against_nginx(scenario)
+    floors = [_curves()] if scenario.provider == "webpush" else []
+    with world(scenario) as running:
+        result = asyncio.run(_run(scenario, running))
+    if floors:
+        # Before and after: the machine's speed in between is between them.
+        floors.append(_curves())
+        floor = sum(floors) / len(floors)
+        result |= {"curves_cpu_us": round(floor, 2), "ratio": round(result["gateway_cpu_us"] / floor, 3)}
+    return result
 
 
-async def _measure(api: Api, world: World, counted: Recipients, ledger: Ledger) -> tuple[_Measured, list[str]]:
-    gateway, sink = world.gateway.usage(), world.simulators.usage()
-    client, began = time.process_time(), time.monotonic()
-    jobs = await _send(api, counted, ledger)
-    await _finished(api, jobs)
-    wall = time.monotonic() - began
-    return _Measured(
-        wall,
-        _difference(world.gateway.usage(), gateway),
-        _difference(world.simulators.usage(), sink),
-        time.process_time() - client,
-        world.gateway.usage().peak_mib,
-    ), jobs
+def _run_against_nginx(scenario: Scenario) -> dict[str, Any]:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carillon-")))
+        nginx = stack.enter_context(Nginx(folder, free_port(), cpus()[1]))
+        running = stack.enter_context(world(scenario, folder=folder, endpoint=nginx.origin))
+        return asyncio.run(_run(scenario, running, nginx))
 
 
-async def _send(api: Api, prepared: Recipients, ledger: Ledger) -> list[str]:
-    """One upload after the other, as a campaign system would; the gateway sends one while it takes in the next."""
-    jobs = []
-    for start in range(0, len(prepared.lines), JOB_SIZE):
-        answer = await api.submit(chunks(job(), prepared.lines[start : start + JOB_SIZE]))
-        jobs.append(answer["job"])
-    ledger.accepted(prepared.keys)
-    return jobs
+def _curves() -> float:
+    """What `bench.curves` says, on the gateway's processor."""
+    with tempfile.TemporaryDirectory(prefix="carillon-") as folder:
+        command = ["-m", "bench.curves", "--seconds", str(CURVES_SECONDS)]
+        child = Child("curves", command, Path(folder), announces=True, cpu=cpus()[0])
+        try:
+            return float(child.first_line()["cpu_us"])
+        finally:
+            child.stop()
 
 
-async def _finished(api: Api, jobs: list[str]) -> None:
-    for job_id in jobs:
-        while not (await api.job(job_id))["finished"]:
-            await asyncio.sleep(POLL)
+async def _run(scenario: Scenario, running: World, nginx: Nginx | None = None) -> dict[str, Any]:
+    async with stage(running, scenario.provider, nginx and nginx.process) as at:
+        jobs = await at.warm_up(scenario.count, scenario.limit or 1)
+        counted = await at.measure(at.recipients(scenario.count))
+        extra: dict[str, Any] = {}
+        if scenario.errors:
+            jobs += counted.jobs
+            clean, counted = counted, await _measure_errors(scenario, at)
+            extra["clean_cpu_us"] = round(clean.gateway_cpu_us, 2)
+            extra["ratio"] = round(counted.gateway_cpu_us / clean.gateway_cpu_us, 3)
+        extra["connections"] = await at.connections()
+        await at.enter_receipts(jobs)
+        latencies = await at.enter_receipts(counted.jobs)
+    if nginx is not None:
+        running.gateway.stop()
+        nginx.process.stop()
+        at.ledger.taken(nginx.taken())
+    running.enter_taken(at.ledger)
+    return _report(scenario, counted, latencies, at, extra)
 
 
-async def _read_receipts(api: Api, jobs: list[str], counted: set[str], ledger: Ledger) -> list[float]:
-    """Enter all receipts; from the counted jobs' also the time from acceptance to answer, in milliseconds."""
-    latencies = []
-    for job_id in jobs:
-        created = (await api.job(job_id))["created_at"]
-        async for receipt in api.receipts(job_id):
-            ledger.receipt(receipt)
-            if job_id in counted and "at" in receipt:
-                latencies.append((receipt["at"] - created) * 1000)
-    return latencies
+async def _measure_errors(scenario: Scenario, at: Stage) -> Measured:
+    at.world.play(scenario.provider, Script.shares(ERRORS, seed=1))
+    return await at.measure(at.recipients(scenario.count))
 
 
-def _difference(now: Usage, before: Usage) -> Usage:
-    return now._replace(cpu_seconds=now.cpu_seconds - before.cpu_seconds)
-
-
-def _report(scenario: Scenario, measured: _Measured, latencies: list[float], ledger: Ledger) -> dict[str, Any]:
-    balance = ledger.balance()
+def _report(
+    scenario: Scenario, counted: Measured, latencies: list[float], at: Stage, extra: dict[str, Any]
+) -> dict[str, Any]:
+    balance = at.ledger.balance()
     return {
         "scenario": "throughput",
         "provider": scenario.provider,
         "workers": scenario.workers,
         "count": scenario.count,
-        "wall_seconds": round(measured.wall, 3),
-        "per_second": round(scenario.count / measured.wall),
-        "cpu_seconds": {
-            "gateway": round(measured.gateway.cpu_seconds, 3),
-            "sink": round(measured.sink.cpu_seconds, 3),
-            "client": round(measured.client_cpu, 3),
-        },
-        "gateway_cpu_us": round(measured.gateway.cpu_seconds / scenario.count * 1e6, 2),
-        "sink_utilisation": round(measured.sink.cpu_seconds / measured.wall, 2),
+        "profile": scenario.profile,
+        "errors": scenario.errors,
+        "sink": scenario.sink,
+        **report.cost(counted),
+        **extra,
         "latency_ms": report.latency(latencies),
-        "rss_mib": {"gateway": round(measured.rss_mib, 1)},
         "ledger": report.ledger(balance),
         "clean": balance.clean,
         **report.surroundings(),

@@ -36,8 +36,14 @@ class World:
         gateway_cpu: int | None = None,
         simulator_cpu: int | None = None,
         folder: Path | None = None,
+        code: Path | None = None,
+        serve: bool = True,
     ) -> None:
-        """`environment` is added to the gateway's; `folder` is kept if given, else a temporary one is used."""
+        """`environment` is added to the gateway's; `folder` is kept if given, else a temporary one is used.
+
+        `code` is the project's root that the gateway runs from, this one's by default. Without `serve` there are the
+        simulators alone.
+        """
         self.services = tuple(services)
         self._mode = mode
         self.workers = workers
@@ -46,6 +52,8 @@ class World:
         self._environment = environment
         self._gateway_cpu = gateway_cpu
         self._simulator_cpu = simulator_cpu
+        self._code = code
+        self._serve = serve
         self._keep = folder is not None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="carillon-"))
         self.ready: dict[str, Any] = {}
@@ -54,7 +62,8 @@ class World:
     def __enter__(self) -> World:
         try:
             self.simulators = self._start_simulators()
-            self.gateway = self._start_gateway()
+            if self._serve:
+                self.gateway = self._start_gateway()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -77,20 +86,26 @@ class World:
         self.simulators = child
         self.ready = child.first_line()
         for service, script in self._scripts.items():
-            self.control("POST", f"script?service={service}", msgspec.json.encode(script))
+            self.play(service, script)
         return child
 
     def _start_gateway(self) -> Child:
-        self.url = f"http://127.0.0.1:{_free_port()}"
+        self.url = f"http://127.0.0.1:{free_port()}"
         config = self.folder / "carillon.toml"
         port = self.url.rpartition(":")[2]
         ours = f'workers = {self.workers}\n[http]\nport = {port}\n[queue]\npath = "queue/carillon.db"\n'
         config.write_text(ours + (self.folder / "simulators.toml").read_text())
         command = ["-m", "gateway", "serve", "--config", str(config)]
-        child = Child("gateway", command, self.folder, cpu=self._gateway_cpu, environment=self._environment)
+        child = Child(
+            "gateway", command, self.folder, cpu=self._gateway_cpu, environment=self._environment, code=self._code
+        )
         self.gateway = child
         wait_until(lambda: _answers(f"{self.url}/readyz"), "ready", child)
         return child
+
+    def play(self, service: str, script: Script) -> None:
+        """Have a simulator play another script from now on."""
+        self.control("POST", f"script?service={service}", msgspec.json.encode(script))
 
     def control(self, method: str, path: str, body: bytes = b"") -> bytes:
         """Ask the simulators' control listener."""
@@ -121,7 +136,8 @@ def cpus() -> tuple[int | None, int | None]:
     return (available[0], available[1]) if len(available) > 1 else (None, None)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

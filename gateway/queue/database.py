@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ import apsw
 
 from gateway.queue import schema
 from gateway.queue.base import QueueError
+from gateway.queue.turn import Turnstile
 from gateway.queue.writer import Operation, Writer, sentence
 
 T = TypeVar("T")
@@ -32,23 +34,26 @@ class Database:
         Raises:
             QueueError: the file is not ours, from a newer program, damaged, or out of reach.
         """
-        writing, self._reader = await asyncio.to_thread(self._connect)
-        self._writer = Writer(writing)
+        writing, self._reader, turnstile = await asyncio.to_thread(self._connect)
+        self._writer = Writer(writing, turnstile)
 
-    def _connect(self) -> tuple[apsw.Connection, apsw.Connection]:
-        writing = schema.connect(self.path)
-        try:
-            schema.migrate(writing, self.path)
+    def _connect(self) -> tuple[apsw.Connection, apsw.Connection, Turnstile]:
+        with ExitStack() as undo:
+            writing = schema.connect(self.path)
+            undo.callback(writing.close)
             reading = schema.connect(self.path)
-            reading.execute("PRAGMA query_only = ON")
-            reading.execute("PRAGMA cache_size = -4096")
-        except apsw.Error as error:
-            writing.close()
-            raise sentence(error) from error
-        except QueueError:
-            writing.close()
-            raise
-        return writing, reading
+            undo.callback(reading.close)
+            try:
+                schema.migrate(writing, self.path)
+                reading.execute("PRAGMA query_only = ON")
+                reading.execute("PRAGMA cache_size = -4096")
+                turnstile = Turnstile(self.path.with_name(f"{self.path.name}-turn"), schema.BUSY_MILLISECONDS / 1000)
+            except apsw.Error as error:
+                raise sentence(error) from error
+            except OSError as error:
+                raise QueueError(f"{error.filename} cannot be created ({error.strerror})") from error
+            undo.pop_all()
+        return writing, reading, turnstile
 
     async def close(self) -> None:
         """Finish what was handed in, then let go of the file."""

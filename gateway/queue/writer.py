@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import apsw
 
 from gateway.queue.base import QueueError, QueueFull
+from gateway.queue.turn import Turnstile
 
 T = TypeVar("T")
 Operation = Callable[[apsw.Connection], T]
@@ -59,8 +60,9 @@ def sentence(error: apsw.Error) -> QueueError:
 class Writer:
     """Runs operations on one connection, in order, in a thread of its own."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: apsw.Connection, turnstile: Turnstile) -> None:
         self._connection = connection
+        self._turnstile = turnstile
         self._loop = asyncio.get_running_loop()
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._closed = False
@@ -92,6 +94,7 @@ class Writer:
                 self._loop.call_soon_threadsafe(_resolve, done)
                 self._checkpoint()
         self._connection.close()
+        self._turnstile.close()
 
     def _take(self) -> tuple[list[_Waiting], bool]:
         group = []
@@ -120,7 +123,8 @@ class Writer:
         """
         execute = self._connection.execute
         try:
-            execute("BEGIN IMMEDIATE")
+            with self._turnstile:
+                execute("BEGIN IMMEDIATE")
             done = [self._savepoint(item) for item in group]
             execute("COMMIT")
         except BaseException:

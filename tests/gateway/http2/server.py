@@ -20,7 +20,7 @@ Effect = Callable[[], None]
 Shape = Callable[[bytes], bytes]
 """The same frame in other words."""
 
-DEFAULTS = {
+DEFAULTS: dict[SettingCodes | int, int] = {
     SettingCodes.HEADER_TABLE_SIZE: 4096,
     SettingCodes.MAX_CONCURRENT_STREAMS: 100,
     SettingCodes.INITIAL_WINDOW_SIZE: 65_535,
@@ -59,7 +59,7 @@ class Server:
 
     def announce(self, settings: dict[str, int]) -> None:
         """Send SETTINGS, all of them each time: h2 takes one value of each for each acknowledgement."""
-        chosen = {SettingCodes[name]: value for name, value in settings.items()}
+        chosen: dict[SettingCodes | int, int] = {SettingCodes[name]: value for name, value in settings.items()}
         self.h2.update_settings(DEFAULTS | chosen)
         self.say()
 

@@ -398,7 +398,8 @@ def test_the_connections_window_bounds_all_bodies_together() -> None:
 
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("way", ["first", "fast"])
-def test_the_window_is_used_up_to_its_last_byte_and_not_beyond(count: int, way: str) -> None:
+@pytest.mark.parametrize("behind", [[], [b"2"]])
+def test_the_window_is_used_up_to_its_last_byte_and_not_beyond(count: int, way: str, behind: list[bytes]) -> None:
     """Section 6.9: at zero nothing is begun; one byte too many waits."""
     protocol = ready()
     if way == "fast":
@@ -412,7 +413,7 @@ def test_the_window_is_used_up_to_its_last_byte_and_not_beyond(count: int, way: 
     assert (protocol.window, protocol.room(), protocol.limited) == (0, 0, True)
     protocol.data_to_send()
     protocol.receive_data(wire.window_update(0, 10))
-    assert send(protocol, [b"12345", b"678901", b"2"], 200) == 2
+    assert send(protocol, [b"12345", b"678901", *behind], 200) == 2
     assert list(sent_body(protocol).values()) == [b"12345", b"67890"]
     protocol.receive_data(wire.window_update(0, 1))
     assert list(sent_body(protocol).values()) == [b"1"]

@@ -213,6 +213,17 @@ class QueueContract:
                 await queue.complete(accept(lease), [], NOW)
         assert turns == dict.fromkeys(routes, 2)
 
+    async def test_hundreds_of_closed_routes(self, queue: Queue) -> None:
+        """However many routes are closed, an open one behind them gets its turn within a few leases."""
+        closed = tuple(Route("shop", "webpush", f"https://push-{number}.example") for number in range(600))
+        await stored(queue, *(batch(1, route) for route in closed))
+        await stored(queue, batch(1, FCM), deliver_at=NOW + 1)
+        for _ in range(4):
+            leases = await queue.lease(room(closed=closed), NOW + 1)
+            if leases:
+                break
+        assert [lease.route for lease in leases] == [FCM]
+
     async def test_held_by_one_at_a_time(self, queue: Queue, open_queue: Opener) -> None:
         """Two holders on one store never get the same batch."""
         other = await open_queue("second")
