@@ -9,12 +9,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import ingest, report, throughput
-from bench.processes import ProcessFailed
+from bench import ingest, latency, report, throughput, wire
+from bench.processes import Missing, ProcessFailed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 Provider = Literal["apns", "fcm", "webpush"]
+Sink = Literal["own", "nginx"]
+Repeat = Annotated[int, typer.Option(min=1, help="Runs, each started anew; the median's report is shown.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
@@ -30,13 +32,32 @@ def throughput_command(
     workers: Annotated[int, typer.Option(min=1, help="Worker processes; one is bound to a processor.")] = 1,
     profile: Annotated[str | None, typer.Option(help="The simulator's manners: apple (with --provider apns).")] = None,
     rtt: Annotated[float, typer.Option(min=0, help="Milliseconds that each answer takes.")] = 0.0,
+    connections: Annotated[int | None, typer.Option(min=1, help="Most connections of a worker.")] = None,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="Against the same with 5 % dead, 5 % throttled, 2 % unavailable.")
+    ] = False,
+    sink: Annotated[Sink, typer.Option(help="Who answers: our fast simulator, or nginx.")] = "own",
+    repeat: Repeat = 1,
     json: Json = False,
 ) -> None:
     """From HTTP accept to stored receipt: CPU per notification, rate, ledger.
 
-    Exit status 0 if the ledger is clean, 1 if not, 2 if the run could not be made.
+    Exit status 0 if the ledger is clean, 1 if not, 2 if the run could not be made. A run for which this machine lacks
+    something is skipped, with status 0.
     """
-    _conclude(lambda: throughput.run(throughput.Scenario(provider, count, workers, profile, rtt)), json)
+    scenario = throughput.Scenario(provider, count, workers, profile, rtt, connections, errors, sink)
+    _conclude(lambda: throughput.run(scenario, repeat), json)
+
+
+@app.command("wire")
+def wire_command(
+    count: Annotated[int, typer.Option(min=1, help="Requests counted, after a warm-up.")] = 300_000,
+    connections: Annotated[int, typer.Option(min=1, help="Most connections.")] = 1,
+    repeat: Repeat = 1,
+    json: Json = False,
+) -> None:
+    """The HTTP/2 client alone: ready-made requests in, outcomes out. Exit status as of the other scenarios."""
+    _conclude(lambda: wire.run(count, connections, repeat), json)
 
 
 @app.command("ingest")
@@ -51,29 +72,63 @@ def ingest_command(
     _conclude(lambda: ingest.run(count), json)
 
 
+@app.command("latency")
+def latency_command(
+    seconds: Annotated[float, typer.Option(min=1, help="How long, on an idle gateway.")] = 10.0,
+    blast: Annotated[int, typer.Option(min=0, help="Instead: while a promotional job of so many is sent.")] = 0,
+    json: Json = False,
+) -> None:
+    """Transactional notifications, 200 a second: from the instant they were due to bytes on the wire.
+
+    Exit status as of the other scenarios.
+    """
+    _conclude(lambda: latency.run(seconds, blast), json)
+
+
 def _conclude(scenario: Callable[[], dict[str, Any]], json: bool) -> None:
     try:
         result = scenario()
     except ProcessFailed as error:
         Console(stderr=True).print(str(error), style="red", highlight=False, markup=False)
         raise typer.Exit(2) from None
+    except Missing as error:
+        Console(stderr=True).print(f"skipped: {error}", style="yellow", highlight=False, markup=False)
+        if json:
+            report.print_json({"skipped": str(error)})
+        raise typer.Exit(0) from None
     _print_table(result)
     if json:
         report.print_json(result)
     raise typer.Exit(0 if result["clean"] else 1)
 
 
+_ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "gateway_cpu_us": ("gateway CPU a notification", lambda value: f"{value} us"),
+    "clean_cpu_us": ("the same without errors", lambda value: f"{value} us"),
+    "curves_cpu_us": ("OpenSSL's ECDH and key generation alone", lambda value: f"{value} us"),
+    "ratio": ("ratio", str),
+    "per_second": ("notifications a second", "{:,}".format),
+    "wall_seconds": ("wall", lambda value: f"{value} s"),
+    "connections": ("connections", str),
+    "sink_utilisation": ("sink's processor in use", "{:.0%}".format),
+    "latency_ms": ("latency", lambda value: _pairs(value, " ms")),
+    "blast_per_second": ("the blast, notifications a second", lambda value: _pairs(value)),
+    "blast_loss": ("what the blast loses", "{:.1%}".format),
+    "rss_mib": ("gateway's memory at most", lambda value: f"{value['gateway']} MiB"),
+    "ledger": ("ledger", lambda value: _pairs(value)),
+}
+"""Fields of reports, as they are shown where a report has them."""
+
+
+def _pairs(values: dict[str, Any], unit: str = "") -> str:
+    return ", ".join(f"{name} {value:,}{unit}" for name, value in values.items())
+
+
 def _print_table(result: dict[str, Any]) -> None:
     table = Table(title=f"{result['scenario']} · {result['provider']} · {result['count']:,}", show_header=False)
-    table.add_row("gateway CPU a notification", f"{result['gateway_cpu_us']} us")
-    table.add_row("notifications a second", f"{result['per_second']:,}")
-    table.add_row("wall", f"{result['wall_seconds']} s")
-    if "sink_utilisation" in result:
-        table.add_row("sink's processor in use", f"{result['sink_utilisation']:.0%}")
-        table.add_row("accept to answer", ", ".join(f"{k} {v} ms" for k, v in result["latency_ms"].items()))
-    table.add_row("gateway's memory at most", f"{result['rss_mib']['gateway']} MiB")
-    ledger = result["ledger"]
-    table.add_row("ledger", ", ".join(f"{name} {value:,}" for name, value in ledger.items()))
+    for field, (label, shown) in _ROWS.items():
+        if field in result:
+            table.add_row(label, shown(result[field]))
     Console().print(table)
 
 

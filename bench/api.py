@@ -41,6 +41,16 @@ class Api:
         async with self._session.post(f"{self.url}/v1/jobs", data=_stream(chunks), headers=headers) as response:
             return await _answer(response, 202)
 
+    async def submit_document(self, document: bytes) -> dict[str, Any]:
+        """Post a job as one JSON document and return the answer.
+
+        Raises:
+            ApiError: it was not accepted.
+        """
+        headers = {"Content-Type": "application/json"}
+        async with self._session.post(f"{self.url}/v1/jobs", data=document, headers=headers) as response:
+            return await _answer(response, 202)
+
     async def cancel(self, job_id: str) -> dict[str, Any]:
         async with self._session.delete(f"{self.url}/v1/jobs/{job_id}") as response:
             return await _answer(response, 202)

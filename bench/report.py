@@ -25,18 +25,35 @@ def latency(milliseconds: list[float]) -> dict[str, float]:
     """Percentiles, by HdrHistogram with three significant digits."""
     if not milliseconds:
         return {}
+    histogram = _histogram(milliseconds)
+    points = {"p50": 50.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
+    return {name: _at(histogram, point) for name, point in points.items()}
+
+
+def distribution(milliseconds: list[float]) -> list[tuple[float, float]]:
+    """Percentile and milliseconds, closer together towards the end, for a plot."""
+    histogram = _histogram(milliseconds)
+    points = [0.0, 25.0, *(100 - 50 / 2**step for step in range(12)), 100.0]
+    return [(round(point, 3), _at(histogram, point)) for point in points]
+
+
+def _histogram(milliseconds: list[float]) -> HdrHistogram:
     histogram = HdrHistogram(1, _DAY_MS * 1000, 3)
     for value in milliseconds:
         histogram.record_value(max(1, int(value * 1000)))
-    points = {"p50": 50.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
-    return {name: round(histogram.get_value_at_percentile(point) / 1000, 3) for name, point in points.items()}
+    return histogram
+
+
+def _at(histogram: HdrHistogram, percentile: float) -> float:
+    microseconds: int = histogram.get_value_at_percentile(percentile)
+    return round(microseconds / 1000, 3)
 
 
 def cost(counted: Measured) -> dict[str, Any]:
     """What a measured campaign cost, and how busy its sink was."""
     return {
         "wall_seconds": round(counted.wall, 3),
-        "per_second": round(counted.count / counted.wall),
+        "per_second": round(counted.notifications / counted.wall),
         "cpu_seconds": {
             "gateway": round(counted.gateway_seconds, 3),
             "sink": round(counted.sink_seconds, 3),
@@ -70,7 +87,7 @@ def surroundings() -> dict[str, Any]:
     """Where and with what it ran."""
     machine = {
         "processor": _processor(),
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpus": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
     }
     versions = {"python": platform.python_version(), "openssl": ssl.OPENSSL_VERSION}

@@ -29,7 +29,7 @@ _OPEN = re.compile(r'^carillon_connections\{[^}]*state="open"[^}]*\} (\S+)', re.
 class Measured(NamedTuple):
     """What a campaign cost, from the first byte of its upload until its last receipt was stored."""
 
-    count: int
+    notifications: int
     wall: float
     gateway_seconds: float
     sink_seconds: float
@@ -40,7 +40,7 @@ class Measured(NamedTuple):
 
     @property
     def gateway_cpu_us(self) -> float:
-        return self.gateway_seconds / self.count * 1e6
+        return self.gateway_seconds / self.notifications * 1e6
 
 
 class Stage:

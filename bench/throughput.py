@@ -124,7 +124,7 @@ def _curves() -> float:
 
 
 async def _run(scenario: Scenario, running: World, nginx: Nginx | None = None) -> dict[str, Any]:
-    async with stage(running, scenario.provider, nginx and nginx.process) as at:
+    async with stage(running, scenario.provider, nginx.process if nginx else None) as at:
         jobs = await at.warm_up(scenario.count, scenario.limit or 1)
         counted = await at.measure(at.recipients(scenario.count))
         extra: dict[str, Any] = {}

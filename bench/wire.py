@@ -15,13 +15,19 @@ STATES = {"0": "pending", "1": "accepted", "2": "rejected", "3": "unknown"}
 """As `bench.wire_client` writes them, in the words of receipts."""
 
 
-def run(count: int, connections: int = 1) -> dict[str, Any]:
-    """Run it and return the report; `gateway_cpu_us` is the client's process alone."""
+def run(count: int, connections: int = 1, repeat: int = 1) -> dict[str, Any]:
+    """Run it and return the report of the median run; `gateway_cpu_us` is the client's process alone."""
+    return report.median([_run_once(count, connections) for _ in range(repeat)])
+
+
+def _run_once(count: int, connections: int) -> dict[str, Any]:
     client_cpu, sink_cpu = cpus()
     with World(["apns"], mode="fast", simulator_cpu=sink_cpu, serve=False) as world:
         sink = world.simulators.usage()
         outcomes = world.folder / "outcomes"
-        child = Child("wire", _command(world, count, connections, outcomes), world.folder, announces=True, cpu=client_cpu)
+        child = Child(
+            "wire", _command(world, count, connections, outcomes), world.folder, announces=True, cpu=client_cpu
+        )
         try:
             measured = child.first_line()
         finally:
@@ -57,9 +63,7 @@ def _ledger(outcomes: Path) -> Ledger:
     return ledger
 
 
-def _report(
-    count: int, measured: dict[str, Any], sink_cpu_us: float, ledger: Ledger
-) -> dict[str, Any]:
+def _report(count: int, measured: dict[str, Any], sink_cpu_us: float, ledger: Ledger) -> dict[str, Any]:
     balance = ledger.balance()
     return {
         "scenario": "wire",

@@ -131,12 +131,15 @@ def main(
     ledger: Annotated[Path, typer.Option(help="Where to write a line `id state` for each request.")],
 ) -> None:
     """Send, and print one line of JSON: wall and CPU seconds of the counted requests."""
-    print(json.dumps(uvloop.run(_run(origin, ca_file, count, warm_up, connections, ledger))), flush=True)
+    measured, outcomes = uvloop.run(_run(origin, ca_file, count, warm_up, connections))
+    ledger.write_bytes(outcomes)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({**measured, "peak_mib": peak_mib}), flush=True)
 
 
 async def _run(
-    origin: str, ca_file: Path, count: int, warm_up: int, connections: int, ledger: Path
-) -> dict[str, float]:
+    origin: str, ca_file: Path, count: int, warm_up: int, connections: int
+) -> tuple[dict[str, float], bytes]:
     prepared = Prepared(warm_up + count)
     load = Load(_head(origin), prepared)
     pool = Pool(
@@ -157,9 +160,7 @@ async def _run(
     opened = pool.counts().open
     await pool.close(1.0)
     lines = (b"%b %d\n" % outcome for outcome in zip(prepared.ids, load.states, strict=True))
-    ledger.write_bytes(b"".join(lines))
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {**measured, "connections": opened, "peak_mib": peak_mib}
+    return {**measured, "connections": opened}, b"".join(lines)
 
 
 async def _send(pool: Pool, done: asyncio.Future[None]) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -115,6 +115,11 @@ class World:
         with urlopen(request, timeout=60) as response:
             answer: bytes = response.read()
         return answer
+
+    def arrivals(self, service: str, keys: Iterable[str]) -> dict[str, float]:
+        """Journal key -> when a simulator first saw it, in monotonic seconds."""
+        lines = self.control("POST", f"arrivals?service={service}", "\n".join(keys).encode()).decode().splitlines()
+        return {key: float(at) for key, _, at in (line.rpartition(" ") for line in lines)}
 
     def api(self, session: aiohttp.ClientSession) -> Api:
         return Api(self.url, session)

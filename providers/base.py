@@ -249,6 +249,9 @@ class Provider(Protocol):
     def compile(self, message: Message, terms: Terms, settings: ProviderSettings, origin: str) -> Plan:
         """Compile a message that `check` found nothing wrong with. `origin` is where the requests go."""
 
+    def farewell(self, debug: bytes) -> Outcome | None:
+        """What the debug data of a GOAWAY means for the route (RFC 9113, section 6.8); None where it means nothing."""
+
     def credential(self, settings: ProviderSettings) -> Credential:
         """Load and check the app's credential from its files.
 

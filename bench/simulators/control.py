@@ -3,6 +3,7 @@
 ```
 GET  /stats      counts by service, CPU and memory of the process
 GET  /ledger     lines `key seen accepted`, the key with its blanks and backslashes escaped
+POST /arrivals   keys, a line each: lines `key seconds`, when each was first seen by the monotonic clock
 GET  /messages   what Web Push decrypted last: NDJSON of path and text
 POST /script     a `Script`; replaces what is played
 POST /reset      forget what was seen
@@ -53,6 +54,7 @@ class Control:
             [
                 web.get("/stats", self._stats),
                 web.get("/ledger", self._ledger),
+                web.post("/arrivals", self._arrivals),
                 web.get("/messages", self._messages),
                 web.post("/script", self._script),
                 web.post("/reset", self._reset),
@@ -90,6 +92,11 @@ class Control:
                 await response.write("".join(lines[start : start + 10_000]).encode())
         await response.write_eof()
         return response
+
+    async def _arrivals(self, request: web.Request) -> web.Response:
+        keys = (await request.text()).splitlines()
+        found = [simulator.journal.arrivals(keys) for simulator in self._chosen(request)]
+        return web.Response(text="".join(f"{key} {at}\n" for times in found for key, at in times.items()))
 
     async def _messages(self, request: web.Request) -> web.Response:
         lines = [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from . import frames
 from .header_reader import Field, HeaderReader
@@ -19,6 +21,7 @@ class Recording:
         self._headers: list[bytes] = []
         self._bodies: list[bytes] = []
         self._done: list[bytes] = []
+        self._times = array("d")
         self._reader = HeaderReader()
         self._block = b""
         self._open: dict[int, tuple[list[Field], bytearray]] = {}
@@ -32,23 +35,25 @@ class Recording:
         self._headers.append(b"".join(headers))
         self._bodies.append(b"".join(bodies))
         self._done.append(b"".join(done))
+        self._times.append(time.monotonic())
         self.requests += len(done)
 
-    def decode(self) -> Iterator[tuple[int, Request]]:
-        """Stream and request of what ended since the last time, in the order in which answers were made."""
-        reads = list(zip(self._headers, self._bodies, self._done, strict=True))
+    def decode(self) -> Iterator[tuple[int, Request, float]]:
+        """Stream, request and time of what ended since the last time, in the order in which answers were made."""
+        reads = list(zip(self._headers, self._bodies, self._done, self._times, strict=True))
         for column in (self._headers, self._bodies, self._done):
             column.clear()
+        del self._times[:]
         reads.reverse()
         while reads:  # popped, so that what is decoded is freed
-            headers, bodies, done = reads.pop()
+            headers, bodies, done, at = reads.pop()
             self._open_streams(headers)
             for _, _, stream, payload in _frames(bodies):
                 self._open[stream][1].extend(payload)
             for place in range(0, len(done), 4):
                 stream = int.from_bytes(done[place : place + 4], "big")
                 fields, body = self._open.pop(stream)
-                yield stream, Request.of(fields, bytes(body))
+                yield stream, Request.of(fields, bytes(body)), at
 
     def _open_streams(self, headers: bytes) -> None:
         for _, flags, stream, payload in _frames(headers):
@@ -90,6 +95,7 @@ class FastJournal:
         self._forgotten = 0
         self._seen: Counter[bytes] = Counter()
         self._accepted: Counter[bytes] = Counter()
+        self._arrivals: dict[bytes, float] = {}
         self._statuses: Counter[int] = Counter()
 
     def record(self) -> Recording:
@@ -106,14 +112,15 @@ class FastJournal:
     def reset(self) -> None:
         self._decode()
         self._forgotten = sum(recording.requests for recording in self._recordings)
-        for counter in (self._seen, self._accepted, self._statuses):
-            counter.clear()
+        for seen in (self._seen, self._accepted, self._statuses, self._arrivals):
+            seen.clear()
 
     def _decode(self) -> None:
         for recording in self._recordings:
-            for stream, request in recording.decode():
+            for stream, request, at in recording.decode():
                 key, status = self._key(request), self._status(recording.number, stream)
                 self._seen[key] += 1
+                self._arrivals[key] = min(at, self._arrivals.get(key, at))
                 self._statuses[status] += 1
                 if 200 <= status < 300:
                     self._accepted[key] += 1
@@ -125,6 +132,10 @@ class FastJournal:
     def accepted(self) -> dict[str, int]:
         self._decode()
         return printable_counts(self._accepted)
+
+    def arrivals(self, keys: Iterable[str]) -> dict[str, float]:
+        self._decode()
+        return {key: self._arrivals[key.encode()] for key in keys if key.encode() in self._arrivals}
 
     def statuses(self) -> dict[int, int]:
         self._decode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 
@@ -35,6 +35,9 @@ class Journal(Protocol):
 
     def accepted(self) -> dict[str, int]:
         """Key -> times decided with success, whether or not the answer got through."""
+
+    def arrivals(self, keys: Iterable[str]) -> dict[str, float]:
+        """Key -> when it was first seen, in monotonic seconds (CLOCK_MONOTONIC, the same in all processes)."""
 
     def statuses(self) -> dict[int, int]:
         """Status -> requests."""
@@ -82,6 +85,11 @@ class StrictJournal:
     def accepted(self) -> dict[str, int]:
         statuses = zip(self._keys, self._statuses, strict=True)
         return printable_counts(Counter(key for key, status in statuses if 200 <= status < 300))
+
+    def arrivals(self, keys: Iterable[str]) -> dict[str, float]:
+        wanted = {key.encode() for key in keys}
+        rows = zip(reversed(self._keys), reversed(self._times), strict=True)
+        return {printable(key): at for key, at in rows if key in wanted}
 
     def statuses(self) -> dict[int, int]:
         return dict(Counter(int(status) for status in self._statuses))

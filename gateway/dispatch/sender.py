@@ -332,4 +332,7 @@ class Sender:
         self._route_metrics.handshake(Handshake.OK if failure is None else Handshake(failure.kind))
 
     def goaway(self, code: int, debug: bytes) -> None:
-        """Some services say in GOAWAY what they think of a credential; the provider knows the words."""
+        """APNs says so what it thinks of a certificate: reconnecting again and again would not change its mind."""
+        outcome = self.provider.farewell(debug)
+        if outcome is not None:
+            self.breaker.answered(outcome, self._loop.time())

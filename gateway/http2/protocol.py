@@ -647,7 +647,8 @@ class ClientProtocol:
         if len(payload) < 8:
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY of a wrong size")
         last = int.from_bytes(payload[:4], "big") & 0x7FFFFFFF
-        self.goaway = (int.from_bytes(payload[4:8], "big"), payload[8:256])
+        if self.goaway is None:  # of several the first says why (Apple sends two in a row)
+            self.goaway = (int.from_bytes(payload[4:8], "big"), payload[8:256])
         self.drain()
         for open_id in [open_id for open_id in self._open if open_id > last]:
             self._finish_unprocessed(open_id, f"GOAWAY {error_name(self.goaway[0])}")

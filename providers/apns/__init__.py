@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from providers.apns import auth, request
+from providers.apns import auth, request, response
 from providers.apns.settings import HOSTS, ApnsSettings
-from providers.base import Credential, Message, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
+from providers.base import Credential, Message, Outcome, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
 
 
 class Apns:
@@ -36,6 +36,9 @@ class Apns:
     def compile(self, message: Message, terms: Terms, settings: ProviderSettings, origin: str) -> Plan:
         assert isinstance(settings, ApnsSettings)
         return request.ApnsPlan(message, terms, settings, origin)
+
+    def farewell(self, debug: bytes) -> Outcome | None:
+        return response.farewell(debug)
 
     def credential(self, settings: ProviderSettings) -> Credential:
         assert isinstance(settings, ApnsSettings)

@@ -112,6 +112,11 @@ def outcome(status: int, headers: Headers, body: bytes, now: float, *, own_topic
     return _by_class(status, answer.reason or f"http_{status}")
 
 
+def farewell(debug: bytes) -> Outcome | None:
+    """The reason in a GOAWAY: a refused certificate is often told so, before any request was answered (section 2.4)."""
+    return TABLE.get((403, _read(debug).reason))
+
+
 def _accepted(headers: Headers) -> Outcome:
     for name, value in headers:
         if name == b"apns-unique-id":  # the sandbox's key into the Push Notifications Console

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from providers.base import Credential, Message, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
+from providers.base import Credential, Message, Outcome, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
 from providers.fcm import request
 from providers.fcm.auth import ServiceAccount
 from providers.fcm.settings import ENDPOINT, FcmSettings
@@ -37,6 +37,9 @@ class Fcm:
     def compile(self, message: Message, terms: Terms, settings: ProviderSettings, origin: str) -> Plan:
         assert isinstance(settings, FcmSettings)
         return request.FcmPlan(message, terms, settings, origin)
+
+    def farewell(self, debug: bytes) -> Outcome | None:
+        return None
 
     def credential(self, settings: ProviderSettings) -> Credential:
         assert isinstance(settings, FcmSettings)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from providers.base import Credential, Message, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
+from providers.base import Credential, Message, Outcome, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
 from providers.stub import request
 from providers.stub.auth import BearerKey
 from providers.stub.settings import ENDPOINT, StubSettings
@@ -40,6 +40,9 @@ class Stub:
 
     def compile(self, message: Message, terms: Terms, settings: ProviderSettings, origin: str) -> Plan:
         return request.StubPlan(message, origin)
+
+    def farewell(self, debug: bytes) -> Outcome | None:
+        return None
 
     def credential(self, settings: ProviderSettings) -> Credential:
         assert isinstance(settings, StubSettings)

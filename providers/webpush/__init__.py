@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from providers.base import Credential, Message, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
+from providers.base import Credential, Message, Outcome, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
 from providers.webpush import auth, request, subscription
 from providers.webpush.settings import HOSTS, WebPushSettings
 
@@ -37,6 +37,9 @@ class WebPush:
 
     def compile(self, message: Message, terms: Terms, settings: ProviderSettings, origin: str) -> Plan:
         return request.WebPushPlan(message, terms, origin)
+
+    def farewell(self, debug: bytes) -> Outcome | None:
+        return None
 
     def credential(self, settings: ProviderSettings) -> Credential:
         assert isinstance(settings, WebPushSettings)

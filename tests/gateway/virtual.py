@@ -10,7 +10,7 @@ import asyncio
 import selectors
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import h2.config
@@ -266,11 +266,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return transport, protocol
 
 
-class VirtualPolicy(asyncio.DefaultEventLoopPolicy):
-    def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        return VirtualLoop()
-
-
 def virtual_loop() -> VirtualLoop:
     """The running loop."""
     return cast(VirtualLoop, asyncio.get_running_loop())
@@ -292,9 +287,3 @@ async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     while not condition():
         assert loop.time() < deadline, f"not within {seconds:g} s"
         await asyncio.sleep(0.01)
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run to the end on a virtual loop."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(work)

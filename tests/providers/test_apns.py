@@ -602,6 +602,18 @@ def test_an_idle_connection_never_looked() -> None:
     assert answer(400, reason("IdleTimeout")) == Outcome(Verdict.UNSENT, "IdleTimeout")
 
 
+@pytest.mark.parametrize("debug", [b"", b"graceful shutdown", reason("ServiceUnavailable"), reason("Unregistered")])
+def test_a_goaway_that_blames_nobody_means_nothing(debug: bytes) -> None:
+    assert provider.farewell(debug) is None
+
+
+def test_a_goaway_that_blames_the_certificate_stops_the_credential() -> None:
+    """Often it comes before any request was answered, and after every reconnection again."""
+    assert provider.farewell(reason("BadCertificate")) == Outcome(
+        Verdict.CREDENTIAL, "BadCertificate", scope=Scope.CREDENTIAL
+    )
+
+
 def test_accepted() -> None:
     assert answer(200) == Outcome(Verdict.ACCEPTED)
     plan = provider.compile(Message(title="t"), Terms(), SETTINGS, "https://x")

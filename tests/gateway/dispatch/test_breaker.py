@@ -1,0 +1,360 @@
+"""Whether a route may send at all."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gateway.dispatch import breaker as rules
+from gateway.dispatch.breaker import Breaker, Cause
+from providers.base import Outcome, Scope, Verdict
+
+UNAVAILABLE = Outcome(verdict=Verdict.UNAVAILABLE, reason="down")
+UNKNOWN = Outcome(verdict=Verdict.UNKNOWN, reason="timeout")
+REJECTED = Outcome(verdict=Verdict.REJECTED, reason="no")
+DEAD = Outcome(verdict=Verdict.UNREGISTERED, reason="gone")
+REFUSED = Outcome(verdict=Verdict.CREDENTIAL, reason="bad key", scope=Scope.CREDENTIAL)
+EXPIRED = Outcome(verdict=Verdict.CREDENTIAL, reason="old", scope=Scope.CREDENTIAL, remint=True)
+QUOTA = Outcome(verdict=Verdict.THROTTLED, reason="quota", scope=Scope.APP, retry_after=30.0)
+SLOW_DOWN = Outcome(verdict=Verdict.THROTTLED, reason="slow down", scope=Scope.APP)
+DEVICE = Outcome(verdict=Verdict.THROTTLED, reason="this device", scope=Scope.TARGET, retry_after=30.0)
+
+
+@pytest.fixture
+def breaker() -> Breaker:
+    return Breaker(0.5)
+
+
+def fail(breaker: Breaker, now: float, outcome: Outcome = UNAVAILABLE) -> None:
+    for _ in range(rules.FAILURES_TO_HOLD):
+        breaker.answered(outcome, now)
+
+
+def probed(breaker: Breaker, now: float) -> None:
+    """The probe goes."""
+    assert breaker.allowance(now, 0) == 1
+    breaker.probe()
+    assert breaker.allowance(now, 1) == 0, "one is enough"
+
+
+def test_single_failures_are_the_deliveries_own(breaker: Breaker) -> None:
+    for _ in range(rules.FAILURES_TO_HOLD - 1):
+        breaker.answered(UNAVAILABLE, 0.0)
+    breaker.accepted(1, 0.0)
+    breaker.answered(UNAVAILABLE, 0.0)
+    assert breaker.allowance(0.0, 5) is None
+
+
+@pytest.mark.parametrize("between", [REJECTED, DEVICE, DEAD])
+def test_an_answer_about_a_delivery_shows_that_the_service_works(breaker: Breaker, between: Outcome) -> None:
+    for _ in range(10 * rules.FAILURES_TO_HOLD):
+        breaker.answered(UNAVAILABLE, 0.0)
+        breaker.answered(between, 0.0)
+    assert breaker.cause is None
+
+
+def test_failures_in_a_row_hold_the_route_until_a_probe_is_accepted(breaker: Breaker) -> None:
+    fail(breaker, 0.0)
+    assert breaker.cause is Cause.UNAVAILABLE
+    assert breaker.allowance(0.9, 0) == 0
+    probed(breaker, 1.0)
+    breaker.accepted(1, 1.1)
+    assert breaker.allowance(1.1, 0) is None
+
+
+def test_the_probe_waits_until_it_is_alone(breaker: Breaker) -> None:
+    """So that what the next answer says is about the probe, and not about something sent before the hold."""
+    fail(breaker, 0.0)
+    assert breaker.allowance(5.0, 3) == 0
+    assert breaker.allowance(5.0, 0) == 1
+
+
+def test_each_failed_probe_doubles_the_hold_up_to_a_ceiling(breaker: Breaker) -> None:
+    fail(breaker, 0.0)
+    now, holds = 0.0, []
+    for _ in range(9):
+        hold = breaker.hold(now)
+        assert hold is not None
+        holds.append(hold)
+        now += hold
+        probed(breaker, now)
+        breaker.answered(UNAVAILABLE, now)
+    assert holds == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_a_release_begins_the_doubling_anew(breaker: Breaker) -> None:
+    fail(breaker, 0.0)
+    probed(breaker, 1.0)
+    fail(breaker, 1.0)
+    probed(breaker, 3.0)
+    breaker.accepted(1, 3.0)
+    fail(breaker, 4.0)
+    assert breaker.hold(4.0) == 1.0
+
+
+@pytest.mark.parametrize("late", [UNAVAILABLE, REFUSED, SLOW_DOWN])
+def test_late_answers_do_not_prolong_a_hold(breaker: Breaker, late: Outcome) -> None:
+    """They were asked before it began, and the first one said it all."""
+    fail(breaker, 0.0)
+    for _ in range(100):
+        assert not breaker.answered(late, 0.9)
+    assert breaker.hold(0.9) == pytest.approx(0.1)
+
+
+def test_late_answers_do_not_release_a_hold(breaker: Breaker) -> None:
+    """Neither while it lasts nor afterwards: only the probe's answer does."""
+    fail(breaker, 0.0)
+    breaker.accepted(500, 0.5)
+    breaker.answered(REJECTED, 1.5)
+    breaker.accepted(500, 1.5)
+    assert breaker.cause is Cause.UNAVAILABLE
+
+
+def test_a_late_answer_after_the_hold_is_not_taken_for_the_probe(breaker: Breaker) -> None:
+    """Asking for an allowance while others are on the wire is not yet a probe: a late refusal must not hold anew."""
+    breaker.answered(EXPIRED, 0.0)
+    for _ in range(500):
+        assert breaker.allowance(0.0, 500) == 0
+        assert not breaker.answered(EXPIRED, 0.0)
+    assert breaker.allowance(0.1, 0) == 1
+
+
+def test_what_a_service_asks_for_is_waited_for(breaker: Breaker) -> None:
+    breaker.answered(QUOTA, 0.0)
+    assert breaker.hold(0.0) == 30.0
+
+
+def test_a_hold_lasts_as_long_as_the_latest_wish(breaker: Breaker) -> None:
+    """Also where another, shorter hold has begun already."""
+    fail(breaker, 0.0)
+    breaker.answered(QUOTA, 0.5)
+    assert breaker.hold(0.5) == 30.0
+
+
+def test_a_service_that_is_down_may_say_for_how_long(breaker: Breaker) -> None:
+    fail(breaker, 0.0, Outcome(verdict=Verdict.UNAVAILABLE, reason="down", retry_after=45.0))
+    assert breaker.hold(0.0) == 45.0
+
+
+def test_being_throttled_again_and_again_doubles_the_wait(breaker: Breaker) -> None:
+    breaker.answered(SLOW_DOWN, 0.0)
+    assert breaker.hold(0.0) == 1.0
+    probed(breaker, 1.0)
+    breaker.answered(SLOW_DOWN, 1.0)
+    assert breaker.hold(1.0) == 2.0
+
+
+@pytest.mark.parametrize("scope", [Scope.APP, Scope.CREDENTIAL, Scope.ORIGIN])
+def test_only_a_throttled_target_waits_alone(breaker: Breaker, scope: Scope) -> None:
+    breaker.answered(DEVICE, 0.0)
+    assert breaker.cause is None
+    breaker.answered(Outcome(verdict=Verdict.THROTTLED, scope=scope), 0.0)
+    assert breaker.cause is Cause.THROTTLED
+
+
+def test_a_refused_credential_holds_at_once(breaker: Breaker) -> None:
+    assert breaker.answered(REFUSED, 0.0)
+    assert (breaker.cause, breaker.reason) == (Cause.CREDENTIAL, "bad key")
+    assert breaker.hold(0.0) == rules.CREDENTIAL_HOLD
+
+
+def test_an_expired_credential_is_minted_anew_and_tried_at_once(breaker: Breaker) -> None:
+    assert breaker.answered(EXPIRED, 0.0)
+    probed(breaker, 0.0)
+    breaker.accepted(1, 0.1)
+    assert breaker.cause is None
+
+
+def test_a_new_credential_that_is_refused_as_well_is_for_an_operator(breaker: Breaker) -> None:
+    breaker.answered(EXPIRED, 0.0)
+    probed(breaker, 0.0)
+    assert breaker.answered(EXPIRED, 0.1)
+    assert breaker.hold(0.1) == rules.CREDENTIAL_HOLD
+
+
+@pytest.mark.parametrize("outcome", [UNKNOWN, Outcome(verdict=Verdict.UNSENT, reason="idle")])
+def test_a_probe_without_an_answer_holds_again(breaker: Breaker, outcome: Outcome) -> None:
+    fail(breaker, 0.0)
+    probed(breaker, 1.0)
+    breaker.answered(outcome, 16.0)
+    assert breaker.hold(16.0) == 2.0
+
+
+def test_a_probe_that_comes_back_unprocessed_holds_again(breaker: Breaker) -> None:
+    """Otherwise a server that refuses every stream would be asked as fast as it refuses."""
+    fail(breaker, 0.0)
+    probed(breaker, 1.0)
+    breaker.unsent(1, 1.0)
+    assert breaker.hold(1.0) == 2.0
+
+
+def test_requests_without_answers_count_where_nobody_gets_any(breaker: Breaker) -> None:
+    """A service that hangs is down; a connection that breaks among others that work is not."""
+    breaker.accepted(1, 100.0)
+    fail(breaker, 100.0 + rules.SILENCE, UNKNOWN)
+    assert breaker.cause is None
+    fail(breaker, 100.1 + rules.SILENCE, UNKNOWN)
+    assert breaker.cause is Cause.UNAVAILABLE
+
+
+def test_a_goaway_with_a_connection_full_of_unprocessed_requests_is_nothing(breaker: Breaker) -> None:
+    for _ in range(10):
+        breaker.unsent(1000, 0.0)
+        breaker.accepted(1, 0.0)
+    assert breaker.cause is None
+
+
+def test_refusing_everything_is_being_down(breaker: Breaker) -> None:
+    breaker.unsent(rules.UNSENT_TO_HOLD - 1, 0.0)
+    assert breaker.cause is None
+    breaker.unsent(1, 0.0)
+    assert breaker.cause is Cause.UNAVAILABLE
+
+
+class TestGuard:
+    """A sudden share of dead targets is a wrong setting."""
+
+    @pytest.fixture
+    def suspicious(self, breaker: Breaker) -> Breaker:
+        breaker.accepted(rules.GUARD_ANSWERS // 2 - 1, 0.0)
+        for _ in range(rules.GUARD_ANSWERS // 2 + 1):
+            breaker.answered(DEAD, 0.0)
+        assert breaker.suspicious
+        return breaker
+
+    def test_few_answers_prove_nothing(self, breaker: Breaker) -> None:
+        for _ in range(rules.GUARD_ANSWERS - 1):
+            breaker.answered(DEAD, 0.0)
+        assert not breaker.suspicious
+
+    def test_a_share_below_the_limit_is_life(self, breaker: Breaker) -> None:
+        for _ in range(3 * rules.GUARD_ANSWERS):
+            breaker.accepted(1, 0.0)
+            breaker.answered(DEAD, 0.0)
+        assert not breaker.suspicious
+
+    def test_what_was_long_ago_does_not_count(self, breaker: Breaker) -> None:
+        for minute in range(10):
+            for _ in range(rules.GUARD_ANSWERS - 1):
+                breaker.answered(DEAD, 61.0 * minute)
+        assert not breaker.suspicious
+
+    def test_it_stops_the_route(self, suspicious: Breaker) -> None:
+        assert suspicious.hold(0.0) == rules.MISCONFIGURED_HOLD
+        assert suspicious.reason == "251 of 500 targets are dead"
+
+    def test_late_answers_do_not_prolong_it(self, suspicious: Breaker) -> None:
+        for _ in range(3 * rules.GUARD_ANSWERS):
+            suspicious.answered(DEAD, 10.0)
+        assert suspicious.hold(10.0) == rules.MISCONFIGURED_HOLD - 10
+
+    def test_it_takes_over_from_any_other_hold(self, breaker: Breaker) -> None:
+        """Else the answers that are still to come would invalidate targets while the route waits for another reason."""
+        breaker.answered(QUOTA, 0.0)
+        for _ in range(rules.GUARD_ANSWERS):
+            breaker.answered(DEAD, 0.0)
+        assert breaker.suspicious
+        assert breaker.hold(0.0) == rules.MISCONFIGURED_HOLD
+
+    @pytest.mark.parametrize("outcome", [DEAD, UNAVAILABLE, REFUSED, QUOTA, UNKNOWN])
+    def test_suspicion_outlives_a_probe_that_does_not_clear_it(self, suspicious: Breaker, outcome: Outcome) -> None:
+        now = rules.MISCONFIGURED_HOLD
+        probed(suspicious, now)
+        suspicious.answered(outcome, now)
+        assert suspicious.suspicious
+        assert (suspicious.hold(now) or 0) > 0
+
+    @pytest.mark.parametrize("outcome", [None, REJECTED, DEVICE])
+    def test_a_target_that_lives_clears_it(self, suspicious: Breaker, outcome: Outcome | None) -> None:
+        now = rules.MISCONFIGURED_HOLD
+        probed(suspicious, now)
+        if outcome is None:
+            suspicious.accepted(1, now)
+        else:
+            suspicious.answered(outcome, now)
+        assert suspicious.cause is None
+
+    def test_it_counts_anew_after_its_end(self, suspicious: Breaker) -> None:
+        now = rules.MISCONFIGURED_HOLD
+        probed(suspicious, now)
+        suspicious.accepted(1, now)
+        suspicious.answered(DEAD, now)
+        assert suspicious.cause is None
+
+
+OUTCOMES = [UNAVAILABLE, UNKNOWN, REJECTED, DEAD, REFUSED, EXPIRED, QUOTA, SLOW_DOWN, DEVICE]
+
+
+class Route(RuleBasedStateMachine):
+    """Requests that go when they may, and any answers in any order: what must be so whatever happens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaker = Breaker(0.5)
+        self.now = 0.0
+        self.on_wire = 0
+
+    @rule(wanted=st.integers(1, 600))
+    def send(self, wanted: int) -> None:
+        allowed = self.breaker.allowance(self.now, self.on_wire)
+        count = wanted if allowed is None else min(wanted, allowed)
+        if allowed:
+            assert self.on_wire == 0, "a probe is alone"
+            assert self.breaker.hold(self.now) == 0
+            self.breaker.probe()
+        self.on_wire += count
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 15.0, 60.0, 300.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @precondition(lambda self: self.on_wire)
+    @rule(data=st.data())
+    def accept(self, data: st.DataObject) -> None:
+        count = data.draw(st.integers(1, self.on_wire))
+        self.on_wire -= count
+        self.breaker.accepted(count, self.now)
+
+    @precondition(lambda self: self.on_wire)
+    @rule(data=st.data())
+    def unsent(self, data: st.DataObject) -> None:
+        count = data.draw(st.integers(1, self.on_wire))
+        self.on_wire -= count
+        self.breaker.unsent(count, self.now)
+
+    @precondition(lambda self: self.on_wire)
+    @rule(outcome=st.sampled_from(OUTCOMES), data=st.data())
+    def answer(self, outcome: Outcome, data: st.DataObject) -> None:
+        suspicious = self.breaker.suspicious
+        held = bool(self.breaker.hold(self.now))
+        for _ in range(data.draw(st.integers(1, self.on_wire))):
+            self.on_wire -= 1
+            began = self.breaker.answered(outcome, self.now)
+            assert not (began and held) or self.breaker.suspicious, "a hold begins once"
+            held = held or began
+        if suspicious and outcome.verdict not in (Verdict.REJECTED, Verdict.THROTTLED):
+            assert self.breaker.suspicious
+
+    @invariant()
+    def a_hold_ends(self) -> None:
+        hold = self.breaker.hold(self.now)
+        assert hold is None or 0 <= hold <= rules.MISCONFIGURED_HOLD
+
+    @invariant()
+    def a_cause_comes_with_a_hold(self) -> None:
+        assert (self.breaker.hold(self.now) is None) == (self.breaker.cause is None)
+
+    def teardown(self) -> None:
+        """Whatever was, a service that works again gets everything: by one probe, alone."""
+        self.breaker.unsent(self.on_wire, self.now)
+        self.now += rules.MISCONFIGURED_HOLD
+        if self.breaker.cause is not None:
+            probed(self.breaker, self.now)
+            self.breaker.accepted(1, self.now)
+        assert self.breaker.allowance(self.now, 0) is None
+
+
+Route.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+test_whatever_comes_the_route_recovers = Route.TestCase

@@ -1,0 +1,204 @@
+"""Which of a batch's deliveries are to be sent, on the wire, waiting, or done."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from gateway.dispatch.flight import Flight
+from gateway.model import Note, State, split_delivery_id
+from tests.gateway.dispatch.scripted import flight, job, lease, words
+from tests.gateway.virtual import EPOCH
+
+
+def test_deliveries_go_in_order_and_are_marked_before_they_are_framed() -> None:
+    batch = flight(count=5)
+    assert list(batch.next(2)) == [0, 1]
+    assert list(batch.next(9)) == [2, 3, 4]
+    assert words(batch) == ["sent"] * 5
+    assert bytes(batch.lease.progress.states) == bytes([State.SENT] * 5), "the queue has to see it at once"
+    assert not batch.ready
+
+
+def test_rows_are_the_same_for_a_run_and_for_single_ones() -> None:
+    batch = flight(count=20)
+    run, single = batch.rows(range(3, 7)), batch.rows([3, 4, 5, 6])
+    assert run == single
+    assert run.targets == ([b"t3", b"t4", b"t5", b"t6"],)
+    assert run.variables == ([b"n3", b"n4", b"n5", b"n6"],)
+
+
+def test_an_id_leads_back_to_its_batch_and_index() -> None:
+    batch = flight(count=300)
+    for index in (0, 9, 255, 299):
+        (delivery_id,) = batch.rows([index]).ids
+        assert split_delivery_id(delivery_id.decode()) == (batch.lease.batch_id, index)
+
+
+def test_what_comes_back_goes_before_what_never_went() -> None:
+    batch = flight(count=5)
+    batch.next(2)
+    batch.put_back(1)
+    assert list(batch.next(5)) == [1]
+    assert list(batch.next(5)) == [2, 3, 4]
+
+
+def test_a_retry_comes_back_when_it_is_due_and_not_before() -> None:
+    batch = flight(count=3)
+    batch.next(3)
+    batch.put_off(2, 10.0)
+    batch.put_off(0, 5.0)
+    assert batch.due == 5.0
+    assert not batch.bring_back(4.9)
+    assert batch.bring_back(5.0)
+    assert list(batch.next(3)) == [0]
+    assert batch.bring_back(99.0)
+    assert list(batch.next(3)) == [2]
+
+
+def test_it_is_idle_when_all_that_is_left_waits() -> None:
+    batch = flight(count=3)
+    batch.next(3)
+    batch.put_off(0, 5.0)
+    assert not batch.idle
+    batch.finish(1, State.ACCEPTED, 1, "")
+    batch.finish(2, State.ACCEPTED, 1, "")
+    assert batch.idle
+    batch.bring_back(5.0)
+    assert not batch.idle
+
+
+def test_abandoning_spares_what_is_on_the_wire() -> None:
+    batch = flight(count=4)
+    batch.next(2)
+    batch.put_off(1, 5.0)
+    assert batch.abandon(State.EXPIRED, 7, "too late") == 3
+    assert words(batch) == ["sent", "expired", "expired", "expired"]
+    assert (batch.left, batch.on_wire, batch.waiting, batch.ready) == (1, 1, 0, False)
+    assert batch.notes[1].reason == "too late"
+
+
+def test_abandoning_does_not_call_expired_what_may_have_arrived() -> None:
+    batch = flight(count=2, notes={1: Note(attempts=2, unanswered=1)})
+    batch.abandon(State.CANCELLED, 7, "cancelled")
+    assert words(batch) == ["cancelled", "unknown"]
+
+
+def test_after_it_is_let_go_late_answers_touch_nothing_of_the_lease() -> None:
+    """By then the columns are the queue's, or another holder's."""
+    batch = flight(count=4, notes={1: Note(attempts=2)})
+    batch.next(3)
+    batch.detach()
+    batch.finish(0, State.ACCEPTED, 7, "reason")
+    batch.put_off(1, 5.0)
+    batch.note(1).attempts = 9
+    batch.put_back(2)
+    left = batch.lease.progress
+    assert bytes(left.states) == bytes([State.SENT] * 3 + [State.PENDING])
+    assert list(left.milliseconds) == [0] * 4
+    assert left.notes == {1: Note(attempts=2)}
+
+
+def test_after_it_is_let_go_nothing_of_it_is_ready() -> None:
+    batch = flight(count=4)
+    batch.next(2)
+    batch.put_back(0)
+    batch.put_off(1, 5.0)
+    batch.detach()
+    assert not batch.ready
+    assert not batch.bring_back(9.0)
+
+
+def test_an_age_fits_its_column_whatever_the_clocks_say() -> None:
+    batch = flight(of=lease(1, job()))
+    assert batch.age(EPOCH + 1.5) == 1500
+    assert batch.age(EPOCH - 10) == 0, "another machine's clock"
+    assert batch.age(EPOCH + 100 * 86_400) == 0xFFFFFFFF, "a job for next spring"
+
+
+class Life(RuleBasedStateMachine):
+    """A model that keeps each delivery in one named place."""
+
+    @initialize(count=st.integers(1, 12))
+    def start(self, count: int) -> None:
+        self.flight: Flight = flight(count=count)
+        self.places: dict[str, list[int]] = {"ready": list(range(count)), "wire": [], "waiting": [], "done": []}
+        self.due: dict[int, float] = {}
+        self.now = 0.0
+
+    def move(self, index: int, source: str, target: str) -> None:
+        self.places[source].remove(index)
+        self.places[target].append(index)
+
+    def some(self, data: st.DataObject, place: str) -> int:
+        return data.draw(st.sampled_from(sorted(self.places[place])))
+
+    @precondition(lambda self: self.places["ready"])
+    @rule(count=st.integers(1, 5))
+    def next(self, count: int) -> None:
+        indexes = list(self.flight.next(count))
+        assert indexes
+        for index in indexes:
+            self.move(index, "ready", "wire")
+
+    @precondition(lambda self: self.places["wire"])
+    @rule(data=st.data())
+    def put_back(self, data: st.DataObject) -> None:
+        index = self.some(data, "wire")
+        self.flight.put_back(index)
+        self.move(index, "wire", "ready")
+
+    @precondition(lambda self: self.places["wire"])
+    @rule(data=st.data(), wait=st.integers(0, 5))
+    def put_off(self, data: st.DataObject, wait: int) -> None:
+        index = self.some(data, "wire")
+        self.flight.put_off(index, self.now + wait)
+        self.due[index] = self.now + wait
+        self.move(index, "wire", "waiting")
+
+    @precondition(lambda self: self.places["wire"])
+    @rule(data=st.data(), state=st.sampled_from([State.ACCEPTED, State.REJECTED, State.UNKNOWN]))
+    def finish(self, data: st.DataObject, state: State) -> None:
+        index = self.some(data, "wire")
+        self.flight.finish(index, state, 1, "")
+        self.move(index, "wire", "done")
+
+    @rule(seconds=st.integers(0, 3))
+    def bring_back(self, seconds: int) -> None:
+        self.now += seconds
+        due = [index for index in self.places["waiting"] if self.due[index] <= self.now]
+        assert self.flight.bring_back(self.now) == bool(due)
+        for index in due:
+            self.move(index, "waiting", "ready")
+
+    @rule()
+    def abandon(self) -> None:
+        unsent = self.places["ready"] + self.places["waiting"]
+        assert self.flight.abandon(State.EXPIRED, 1, "") == len(unsent)
+        for place in ("ready", "waiting"):
+            for index in list(self.places[place]):
+                self.move(index, place, "done")
+
+    @invariant()
+    def everything_is_where_the_model_says(self) -> None:
+        states = bytes(self.flight.states)
+        assert {index for index, state in enumerate(states) if state == State.SENT} == set(self.places["wire"])
+        assert {index for index, state in enumerate(states) if state >= State.ACCEPTED} == set(self.places["done"])
+        assert self.flight.on_wire == len(self.places["wire"])
+        assert self.flight.waiting == len(self.places["waiting"])
+        assert self.flight.left == len(states) - len(self.places["done"])
+        assert self.flight.ready == bool(self.places["ready"])
+        assert self.flight.idle == (bool(self.places["waiting"]) and self.flight.left == len(self.places["waiting"]))
+
+    def teardown(self) -> None:
+        """Everything can still be sent, once."""
+        seen: list[int] = []
+        self.flight.bring_back(self.now + 10)
+        while self.flight.ready:
+            seen += self.flight.next(3)
+        assert sorted(seen) == sorted(self.places["ready"] + self.places["waiting"])
+
+
+Life.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+test_each_delivery_is_in_exactly_one_place = Life.TestCase

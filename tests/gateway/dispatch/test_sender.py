@@ -1,0 +1,533 @@
+"""A route's way out, between a pool and a dispatcher that are the test."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+from collections import deque
+
+import pytest
+
+from gateway.dispatch import breaker as breaker_rules
+from gateway.dispatch.breaker import Cause
+from gateway.dispatch.retry import Limits
+from gateway.dispatch.sender import DEFER_AFTER
+from gateway.http2.connection import Requests
+from gateway.http2.protocol import Answer, Results
+from gateway.model import Lane, Note, State
+from gateway.queue.base import DeadTarget
+from providers.base import Outcome, Scope, Verdict
+from tests.gateway.dispatch.scripted import Bench, flight, job, lease, targets, words
+from tests.gateway.virtual import EPOCH
+
+REJECTED = Outcome(verdict=Verdict.REJECTED, reason="no")
+LOOPS = ("virtual",)
+
+THROTTLED = Outcome(verdict=Verdict.THROTTLED, reason="slow", retry_after=5.0)
+UNAVAILABLE = Outcome(verdict=Verdict.UNAVAILABLE, reason="down")
+EXPIRED_CREDENTIAL = Outcome(verdict=Verdict.CREDENTIAL, reason="old", remint=True, scope=Scope.CREDENTIAL)
+START = EPOCH + 1000.0
+"""UNIX seconds when a test begins."""
+
+
+def dead(since: float | None = None) -> Outcome:
+    return Outcome(verdict=Verdict.UNREGISTERED, reason="gone", dead_since=since)
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return Bench()
+
+
+async def pass_time(bench: Bench, seconds: float) -> None:
+    """With a tick at the end, as the dispatcher's."""
+    await asyncio.sleep(seconds)
+    loop = asyncio.get_running_loop()
+    bench.sender.tick(loop.time(), EPOCH + loop.time())
+
+
+class TestTaking:
+    """What a connection with room gets."""
+
+    async def test_a_slice_carries_everything_of_its_deliveries(self, bench: Bench) -> None:
+        batch = bench.add(3)
+        requests = bench.taken()
+        assert requests.head.fixed[-1] == (b"authorization", b"0")
+        assert requests.fields[0] == [b"/t0", b"/t1", b"/t2"]
+        assert requests.fields[1] == batch.rows(range(3)).ids
+        assert requests.bodies == [b"t0:n0", b"t1:n1", b"t2:n2"]
+        assert requests.tags == [(batch, 0), (batch, 1), (batch, 2)]
+
+    async def test_everything_goes_once_and_is_finished_when_all_is_answered(self, bench: Bench) -> None:
+        batch = bench.add(5)
+        first, second = bench.taken(3), bench.taken(3)
+        assert targets(first) + targets(second) == [b"t0", b"t1", b"t2", b"t3", b"t4"]
+        assert bench.take() is None
+        bench.accept(first)
+        assert not bench.finished
+        bench.accept(second)
+        assert bench.finished == [batch]
+        assert words(batch) == ["accepted"] * 5
+        assert list(batch.milliseconds) == [1_000_000] * 5
+        assert bench.on_wire == 0
+
+    async def test_a_window_limits_by_the_largest_body_of_the_last_slice(self, bench: Bench) -> None:
+        bench.plan.padding = bytes(1000)
+        bench.add(50)
+        assert len(bench.taken(2).tags) == 2
+        assert len(bench.taken(100, 10_500).tags) == 10
+        assert len(bench.taken(100, 500).tags) == 1, "one that is larger than the window goes in parts"
+
+    async def test_a_plan_limits_its_slices(self, bench: Bench) -> None:
+        bench.plan.slice = 7
+        bench.add(50)
+        assert len(bench.taken().tags) == 7
+
+    async def test_the_rate_limits_a_route(self) -> None:
+        bench = Bench(rate=100.0)
+        bench.add(200)
+        assert len(bench.taken(1000).tags) == 25, "a burst"
+        assert bench.take() is None
+        await asyncio.sleep(0.1)
+        assert len(bench.taken(1000).tags) == 10
+
+    async def test_what_did_not_fit_costs_no_rate_and_goes_next(self) -> None:
+        bench = Bench(rate=100.0)
+        batch = bench.add(200)
+        requests = bench.taken(20)
+        bench.sender.give_back(requests.tags[5:])
+        assert bench.on_wire == batch.on_wire == 5
+        assert targets(bench.taken(1000)) == [b"t%d" % index for index in range(5, 20)]
+        assert len(bench.taken(1000).tags) == 5, "25 in all"
+
+    async def test_without_a_credential_nothing_is_taken_out(self, bench: Bench) -> None:
+        batch = bench.add(3)
+        bench.credential.signed = None
+        assert bench.take() is None
+        assert words(batch) == ["pending"] * 3
+        bench.credential.signed = ()
+        assert len(bench.taken().tags) == 3
+
+    async def test_when_stopped_it_gives_nothing(self, bench: Bench) -> None:
+        bench.add(3)
+        bench.sender.stopped = True
+        assert bench.take() is None
+        assert not bench.sender.backlog
+
+    async def test_backlog_says_whether_there_is_something_to_take(self, bench: Bench) -> None:
+        assert not bench.sender.backlog
+        bench.add(3)
+        assert bench.sender.backlog
+        requests = bench.taken()
+        assert not bench.sender.backlog
+        bench.refuse(requests)
+        assert bench.sender.backlog
+
+
+class TestLanes:
+    async def test_a_one_time_code_goes_between_two_slices_of_a_campaign(self, bench: Bench) -> None:
+        campaign = bench.add(100)
+        assert bench.taken(10).tags[0][0] is campaign
+        code = bench.add(1, of=lease(1, job(lane=Lane.TRANSACTIONAL)))
+        assert bench.taken(10).tags == [(code, 0)]
+        assert bench.taken(10).tags[0][0] is campaign
+
+    async def test_a_retried_one_time_code_goes_before_a_campaign(self, bench: Bench) -> None:
+        code = bench.add(1, of=lease(1, job(lane=Lane.TRANSACTIONAL)))
+        requests = bench.taken()
+        bench.add(100)
+        bench.refuse(requests)
+        assert bench.taken(10).tags == [(code, 0)]
+
+    async def test_batches_of_a_lane_go_in_the_order_of_arrival(self, bench: Bench) -> None:
+        first, second = bench.add(2), bench.add(2)
+        assert [bench.taken(2).tags[0][0], bench.taken(2).tags[0][0]] == [first, second]
+
+
+class TestRejectedBeforeSending:
+    async def test_only_the_rejected_ones_stay_behind(self, bench: Bench) -> None:
+        bench.plan.reject = lambda target: "too large" if target in (b"t0", b"t2") else None
+        batch = bench.add(4)
+        requests = bench.taken()
+        assert (targets(requests), requests.bodies) == ([b"t1", b"t3"], [b"t1:n1", b"t3:n3"])
+        assert [tag[1] for tag in requests.tags] == [1, 3]
+        assert words(batch) == ["rejected", "sent", "rejected", "sent"]
+        assert batch.notes[0].reason == "too large"
+        assert bench.on_wire == 2
+
+    async def test_a_batch_of_nothing_else_is_finished_and_the_next_one_is_taken(self, bench: Bench) -> None:
+        bench.plan.reject = lambda target: "too large"
+        batch = bench.add(3)
+        assert bench.take() is None
+        assert bench.finished == [batch]
+        assert bench.on_wire == 0
+
+    async def test_they_cost_no_rate(self) -> None:
+        bench = Bench(rate=100.0)
+        bench.plan.reject = lambda target: "too large" if int(target[1:]) < 20 else None
+        bench.add(100)
+        assert len(bench.taken().tags) == 5
+        assert len(bench.taken().tags) == 20
+
+
+class TestPoison:
+    """A plan that raises."""
+
+    async def test_the_batch_is_handed_over_whole_and_the_next_one_goes(self, bench: Bench) -> None:
+        poisoned, good = bench.add(3), flight(count=2)
+        bench.sender.add(good)
+        bench.plan.crash = ZeroDivisionError()
+        assert bench.taken().tags == [(good, 0), (good, 1)]
+        assert bench.failed == [(poisoned, bench.plan.crash)]
+        assert bytes(poisoned.lease.progress.states) == bytes(3), "none of it was sent"
+        assert bench.on_wire == 2
+
+    async def test_what_of_it_is_on_the_wire_stays_sent(self, bench: Bench) -> None:
+        poisoned = bench.add(3)
+        requests = bench.taken(1)
+        bench.plan.crash = ZeroDivisionError()
+        assert bench.take() is None
+        assert bytes(poisoned.lease.progress.states) == bytes([State.SENT, 0, 0])
+        bench.accept(requests)
+        assert bench.on_wire == 0
+        assert not bench.finished
+
+    async def test_an_answer_that_raises_takes_no_other_with_it(self, bench: Bench) -> None:
+        batch = bench.add(2)
+        requests = bench.taken()
+        bench.plan.outcomes = {}  # a KeyError
+        bench.answer(requests, REJECTED)
+        assert words(batch) == ["rejected"] * 2
+        other = bench.add(2)
+        requests = bench.taken()
+        del bench.plan.outcomes[b"this"]
+        bench.sender.settle(_answers(requests))
+        assert words(other) == ["unknown"] * 2
+        assert bench.on_wire == 0
+
+
+def _answers(requests: Requests) -> Results:
+    results = Results()
+    results.answered = [Answer(tag, 500, (), b"what") for tag in requests.tags]
+    return results
+
+
+class TestAnswers:
+    async def test_a_rejection_is_final_with_the_services_reason(self, bench: Bench) -> None:
+        batch = bench.add(2)
+        bench.answer(bench.taken(), REJECTED)
+        assert words(batch) == ["rejected"] * 2
+        assert batch.notes[0] == Note(reason="no", attempts=1)
+        assert bench.finished == [batch]
+
+    async def test_an_accepted_one_keeps_the_services_id(self, bench: Bench) -> None:
+        batch = bench.add(1)
+        bench.answer(bench.taken(), Outcome(verdict=Verdict.ACCEPTED, provider_id="p1"))
+        assert words(batch) == ["accepted"]
+        assert batch.notes[0].provider_id == "p1"
+
+    async def test_a_bare_answer_is_looked_at_where_the_plan_wants_it(self, bench: Bench) -> None:
+        """A service whose successes have a body says something else with an empty one."""
+        bench.plan.bare_accept = False
+        bench.plan.outcomes[b""] = REJECTED
+        batch = bench.add(2)
+        bench.accept(bench.taken())
+        assert words(batch) == ["rejected"] * 2
+        assert bench.on_wire == 0
+
+    async def test_answers_of_several_batches_come_in_any_order(self, bench: Bench) -> None:
+        one, two = bench.add(2), bench.add(2)
+        requests = [bench.taken(2), bench.taken(2)]
+        mixed = requests[0]._replace(tags=[(one, 1), (two, 0), (one, 0), (two, 1)])
+        bench.accept(mixed)
+        assert words(one) == words(two) == ["accepted"] * 2
+        assert bench.finished == [one, two]
+
+    async def test_what_came_back_unprocessed_goes_again_and_counts_as_no_try(self, bench: Bench) -> None:
+        batch = bench.add(2)
+        bench.refuse(bench.taken())
+        assert words(batch) == ["pending"] * 2
+        assert not batch.notes
+        assert len(bench.taken().tags) == 2
+
+    async def test_a_throttled_one_waits_as_long_as_asked_and_the_others_go_on(self, bench: Bench) -> None:
+        batch = bench.add(2)
+        bench.answer(bench.taken(1), THROTTLED)
+        assert targets(bench.taken()) == [b"t1"]
+        await pass_time(bench, 4.9)
+        assert bench.take() is None
+        await pass_time(bench, 1.5)
+        assert targets(bench.taken()) == [b"t0"]
+        assert batch.notes[0].attempts == 2
+
+    async def test_an_unknown_one_is_reported_where_the_job_says_so(self, bench: Bench) -> None:
+        batch = bench.add(2)
+        bench.lose(bench.taken())
+        assert words(batch) == ["unknown"] * 2
+        assert batch.notes[0] == Note(reason="connection lost", unanswered=1)
+
+    async def test_an_unknown_one_is_sent_again_where_the_job_says_so(self, bench: Bench) -> None:
+        batch = bench.add(1, of=lease(1, job(resend=True)))
+        bench.lose(bench.taken())
+        assert words(batch) == ["pending"]
+        await pass_time(bench, 1.0)
+        bench.accept(bench.taken())
+        assert words(batch) == ["accepted"]
+        assert (batch.notes[0].attempts, batch.notes[0].unanswered) == (2, 1)
+
+    async def test_the_last_try_is_the_last(self) -> None:
+        bench = Bench(limits=Limits(max_attempts=2))
+        batch = bench.add(1)
+        bench.answer(bench.taken(), UNAVAILABLE)
+        await pass_time(bench, 2.0)
+        bench.answer(bench.taken(), UNAVAILABLE)
+        assert words(batch) == ["dead_lettered"]
+
+
+class TestDeadTargets:
+    async def test_they_are_told_with_the_time_of_their_death(self, bench: Bench) -> None:
+        batch = bench.add(2)
+        bench.answer(bench.taken(), dead(START - 60))
+        assert words(batch) == ["invalid_token"] * 2
+        assert batch.dead == [DeadTarget(b"key of t%d" % n, START - 60, "gone") for n in range(2)]
+
+    async def test_without_a_time_they_died_now(self, bench: Bench) -> None:
+        batch = bench.add(1)
+        bench.answer(bench.taken(), dead())
+        assert batch.dead[0].since == START
+
+    async def test_a_registration_after_the_death_lives(self, bench: Bench) -> None:
+        """The service speaks of a former life of the target; this message to it is refused all the same."""
+        batch = bench.add(3, of=lease(3, registered={0: START - 1, 1: START - 60, 2: START - 61}))
+        bench.answer(bench.taken(), dead(START - 60))
+        assert words(batch) == ["rejected", "invalid_token", "invalid_token"]
+        assert [target.key for target in batch.dead] == [b"key of t1", b"key of t2"]
+
+    async def test_a_sudden_share_of_them_invalidates_nothing(self, bench: Bench) -> None:
+        """Of no batch that is still open, neither of the answers that raised the suspicion nor of later ones."""
+        batches = [bench.add(300, of=lease(300, job())) for _ in range(3)]
+        requests = [bench.taken(1000) for _ in range(6)]
+        for slice_ in requests:
+            bench.answer(slice_, dead(START))
+        assert bench.sender.breaker.suspicious
+        assert all(words(batch) == ["invalid_token"] * 300 for batch in batches)
+        assert sum(len(batch.dead) for batch in batches[1:]) == 0
+        assert not bench.sender.backlog
+
+    async def test_nothing_of_a_suspicious_time_is_invalidated_later(self, bench: Bench) -> None:
+        batch = bench.add(1000)
+        for _ in range(2):
+            bench.answer(bench.taken(1000), dead(START))
+        assert bench.sender.breaker.suspicious
+        await asyncio.sleep(breaker_rules.MISCONFIGURED_HOLD)
+        bench.accept(bench.taken())
+        assert bench.sender.breaker.cause is None
+        assert batch.dead == []
+
+
+class TestExpiry:
+    async def test_it_is_looked_at_right_before_framing(self, bench: Bench) -> None:
+        batch = bench.add(4, of=lease(4, job(expires_in=1005.0)))
+        requests = bench.taken(1)
+        await asyncio.sleep(5.0)
+        assert bench.take() is None
+        assert words(batch) == ["sent", "expired", "expired", "expired"]
+        bench.accept(requests)
+        assert bench.finished == [batch]
+        assert list(batch.milliseconds) == [1_005_000] * 4
+
+    async def test_it_needs_no_connection(self, bench: Bench) -> None:
+        """Nobody may ask for a slice for hours."""
+        batch = bench.add(4, of=lease(4, job(expires_in=1005.0)))
+        bench.answer(bench.taken(1), Outcome(verdict=Verdict.THROTTLED, retry_after=4.0))
+        await pass_time(bench, 5.0)
+        assert bench.finished == [batch]
+        assert words(batch) == ["expired"] * 4
+
+    async def test_what_comes_back_too_late_is_not_sent_again(self, bench: Bench) -> None:
+        batch = bench.add(1, of=lease(1, job(expires_in=1005.0)))
+        requests = bench.taken()
+        await pass_time(bench, 5.0)
+        bench.refuse(requests)
+        assert bench.take() is None
+        assert words(batch) == ["expired"]
+
+    async def test_a_batch_that_comes_too_late_is_finished_at_once(self, bench: Bench) -> None:
+        batch = bench.add(4, of=lease(4, job(expires_in=1000.0)))
+        assert bench.finished == [batch]
+
+
+class TestCancelling:
+    async def test_what_is_not_on_the_wire_ends(self, bench: Bench) -> None:
+        batch, other = bench.add(4), bench.add(1)
+        requests = bench.taken(2)
+        bench.sender.cancel(batch.job.id)
+        assert words(batch) == ["sent", "sent", "cancelled", "cancelled"]
+        assert bench.taken().tags == [(other, 0)]
+        bench.accept(requests)
+        assert bench.finished == [batch]
+
+    async def test_what_comes_back_unsent_ends_as_well(self, bench: Bench) -> None:
+        batch = bench.add(2)
+        requests = bench.taken()
+        bench.sender.cancel(batch.job.id)
+        bench.refuse(requests)
+        assert bench.take() is None
+        assert words(batch) == ["cancelled"] * 2
+        assert bench.finished == [batch]
+
+    async def test_what_may_have_arrived_is_not_called_cancelled(self, bench: Bench) -> None:
+        batch = bench.add(1, of=lease(1, job(resend=True)))
+        bench.lose(bench.taken())
+        bench.sender.cancel(batch.job.id)
+        assert words(batch) == ["unknown"]
+
+
+class TestRemoving:
+    """The queue has the batch back, or another holder has it."""
+
+    async def test_nothing_of_it_is_sent_any_more(self, bench: Bench) -> None:
+        batch = bench.add(4)
+        requests = bench.taken(2)
+        bench.sender.remove(batch)
+        assert bench.take() is None
+        bench.refuse(requests)
+        assert bench.take() is None
+        assert not bench.sender.backlog
+
+    @pytest.mark.parametrize("outcome", [None, REJECTED, THROTTLED, dead(), UNAVAILABLE])
+    async def test_late_answers_change_nothing_but_the_counts(self, bench: Bench, outcome: Outcome | None) -> None:
+        batch = bench.add(2, of=lease(2, job(resend=True), notes={0: Note(attempts=2)}))
+        requests = bench.taken()
+        bench.sender.remove(batch)
+        if outcome is None:
+            bench.accept(requests)
+        else:
+            bench.answer(requests, outcome)
+        left = batch.lease.progress
+        assert (bytes(left.states), list(left.milliseconds)) == (bytes([State.SENT] * 2), [0, 0])
+        assert left.notes == {0: Note(attempts=2)}
+        assert bench.on_wire == 0
+        assert not bench.finished
+        await pass_time(bench, 60.0)
+        assert bench.take() is None
+
+    async def test_a_batch_that_only_waits_for_long_can_be_deferred(self, bench: Bench) -> None:
+        long = Outcome(verdict=Verdict.THROTTLED, retry_after=60.0)
+        waiting, short, going = bench.add(1), bench.add(1), bench.add(2)
+        bench.answer(bench.taken(1), long)
+        bench.answer(bench.taken(1), Outcome(verdict=Verdict.THROTTLED, retry_after=5.0))
+        bench.answer(bench.taken(1), long)
+        now = asyncio.get_running_loop().time()
+        ((deferrable, seconds),) = bench.sender.deferrable(now)
+        assert deferrable is waiting
+        assert seconds >= 60 > DEFER_AFTER
+        assert {short, going} < bench.sender.flights
+
+    async def test_what_was_removed_is_kept_nowhere(self, bench: Bench) -> None:
+        """A retry in 15 minutes must not hold a batch's columns in memory for as long."""
+        batch = bench.add(1)
+        bench.answer(bench.taken(), Outcome(verdict=Verdict.THROTTLED, retry_after=900.0))
+        bench.sender.remove(batch)
+        gc.collect()
+        assert not [each for each in gc.get_referrers(batch) if isinstance(each, list | tuple | dict | set | deque)]
+
+
+class TestHolds:
+    async def test_while_held_nothing_goes_and_then_one(self, bench: Bench) -> None:
+        bench.add(100)
+        bench.answer(bench.taken(20), UNAVAILABLE)
+        assert bench.take() is None
+        assert not bench.sender.backlog
+        await asyncio.sleep(1.0)
+        probe = bench.taken()
+        assert len(probe.tags) == 1
+        assert bench.take() is None
+        assert not bench.sender.backlog, "or the pool would open connections for it"
+        bench.accept(probe)
+        assert len(bench.taken().tags) == 79
+
+    async def test_the_probe_waits_for_what_was_sent_before_the_hold(self, bench: Bench) -> None:
+        bench.add(100)
+        before = bench.taken(10)
+        bench.answer(bench.taken(20), UNAVAILABLE)
+        await asyncio.sleep(1.0)
+        assert bench.take() is None
+        bench.accept(before)
+        assert len(bench.taken().tags) == 1
+
+    async def test_a_probe_that_did_not_fit_or_was_rejected_is_no_probe(self, bench: Bench) -> None:
+        bench.add(100)
+        bench.answer(bench.taken(20), UNAVAILABLE)
+        await asyncio.sleep(1.0)
+        bench.sender.give_back(bench.taken().tags)
+        probe = bench.taken()
+        assert targets(probe) == [b"t20"]
+        bench.refuse(probe)
+        assert bench.take() is None, "and held again, for longer"
+
+    async def test_probes_wait_for_the_rate(self) -> None:
+        bench = Bench(rate=10.0)
+        bench.sender.governor.spend(2)
+        bench.add(100)
+        bench.sender.breaker.answered(Outcome(verdict=Verdict.THROTTLED, scope=Scope.APP, retry_after=0.02), 1000.0)
+        await asyncio.sleep(0.03)
+        assert bench.take() is None
+        await asyncio.sleep(1.0)
+        assert len(bench.taken().tags) == 1
+
+    async def test_an_expired_credential_is_minted_once_for_all_that_were_signed_with_it(self, bench: Bench) -> None:
+        batch = bench.add(100)
+        before = [bench.taken(30), bench.taken(30)]
+        for requests in before:
+            bench.answer(requests, EXPIRED_CREDENTIAL)
+            assert (bench.credential.renewed, bench.pool.replaced) == (1, 1)
+        probe = bench.taken()
+        assert len(probe.tags) == 1
+        assert probe.head.fixed[-1] == (b"authorization", b"1")
+        bench.accept(probe)
+        assert len(bench.taken().tags) == 59
+        assert all(note.attempts == 1 for note in batch.notes.values()), "nothing is wrong with the deliveries"
+
+    async def test_a_refused_credential_keeps_its_jobs(self, bench: Bench) -> None:
+        batch = bench.add(4)
+        refused = Outcome(verdict=Verdict.CREDENTIAL, reason="bad key", scope=Scope.CREDENTIAL)
+        bench.answer(bench.taken(2), refused)
+        assert words(batch) == ["pending"] * 4
+        assert bench.sender.breaker.cause is Cause.CREDENTIAL
+        await asyncio.sleep(breaker_rules.CREDENTIAL_HOLD)
+        bench.answer(bench.taken(), refused)
+        assert bench.take() is None
+        assert bench.credential.renewed == 0
+
+
+async def test_whatever_became_of_them_the_counts_return_to_zero(bench: Bench) -> None:
+    """Every way out of the wire, over batches that end, wait, are removed and cancelled meanwhile."""
+    draw = random.Random(5)
+    loop = asyncio.get_running_loop()
+    batches = [bench.add(50, of=lease(50, job(resend=draw.random() < 0.5))) for _ in range(20)]
+    outcomes = [REJECTED, THROTTLED, UNAVAILABLE, dead(), EXPIRED_CREDENTIAL]
+    on_wire = []
+    for _ in range(3000):
+        await asyncio.sleep(draw.random())
+        if draw.random() < 0.5 and (requests := bench.take(draw.randrange(1, 20))) is not None:
+            on_wire.append(requests)
+        elif on_wire:
+            requests = on_wire.pop(draw.randrange(len(on_wire)))
+            how = draw.choice([bench.accept, bench.accept, bench.lose, bench.refuse, None])
+            how(requests) if how else bench.answer(requests, draw.choice(outcomes))
+        if draw.random() < 0.002 and bench.sender.flights:
+            bench.sender.remove(draw.choice(sorted(bench.sender.flights, key=id)))
+        bench.sender.tick(loop.time(), EPOCH + loop.time())
+        assert bench.on_wire == sum(len(each.tags) for each in on_wire)
+    for requests in on_wire:
+        bench.refuse(requests)
+    for batch in batches:
+        bench.sender.cancel(batch.job.id)
+        assert batch.on_wire == 0
+    assert bench.on_wire == 0
+    assert not bench.sender.flights
+    removed = [batch for batch in batches if batch not in bench.finished]
+    assert 0 < len(removed) < 10
+    assert all(batch.left == 0 for batch in bench.finished)
