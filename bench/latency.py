@@ -66,7 +66,7 @@ async def _run(running: World, seconds: float, blast: int) -> dict[str, Any]:
         await clerk.probe(WARM_UP_SECONDS)
         extra: dict[str, Any] = {}
         if blast:
-            await at.finish(await at.send(at.recipients(min(blast, WARM_UP))))
+            await clerk.blast(min(blast, WARM_UP))
             alone = [await clerk.blast(blast)]
             gateway = running.gateway.usage()
             shared, probes = await clerk.blast_probed(blast)

@@ -40,6 +40,10 @@ class Cause(enum.Enum):
     MISCONFIGURED = "misconfigured"
 
 
+_GRAVITY = {Cause.UNAVAILABLE: 0, Cause.THROTTLED: 0, Cause.CREDENTIAL: 1, Cause.MISCONFIGURED: 2}
+"""Time alone cures the first two, an operator has to cure the others."""
+
+
 class Breaker:
     """Judges a route's outcomes. Times are the loop's, in seconds."""
 
@@ -134,9 +138,9 @@ class Breaker:
         """Hold for so many seconds, and as long as the service asked for; whether that begins a hold.
 
         Of many answers that tell of the same trouble the first one begins the hold; later ones prolong it only as far
-        as they ask for. Suspicion takes over from any other cause, and ends only by a target that is not dead.
+        as they ask for. A graver cause takes over; suspicion ends only by a target that is not dead.
         """
-        begins = self.cause is None or self._probing or (cause is Cause.MISCONFIGURED and not self.suspicious)
+        begins = self.cause is None or self._probing or _GRAVITY[cause] > _GRAVITY[self.cause]
         if begins:
             self._holds += 1
             self._probing = False

@@ -17,16 +17,16 @@ import structlog
 from gateway.credentials.store import CredentialStore
 from gateway.dispatch.boarding import Plans, board
 from gateway.dispatch.breaker import Breaker
-from gateway.dispatch.breaker import Cause as HoldCause
 from gateway.dispatch.exchanges import Exchanges
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.governor import Governor
 from gateway.dispatch.retry import Limits
 from gateway.dispatch.sender import Sender
+from gateway.dispatch.standing import Standing
 from gateway.http2.pool import Address, Pool, tls_context
 from gateway.model import Route
 from gateway.observe.health import Readiness
-from gateway.observe.metrics import Cause, ConnectionState, Metrics
+from gateway.observe.metrics import Metrics
 from gateway.queue.base import DeadTarget, Lease, LeaseLost, Queue, QueueError, QueueFull, Room
 from gateway.settings import Settings
 from providers import PROVIDERS
@@ -107,6 +107,7 @@ class Dispatcher:
         )
         self._senders: dict[Route, Sender] = {}
         self._last_used: dict[Route, float] = {}
+        self._standing = Standing(metrics, readiness)
         self._plans = Plans()
         self._cancelled: set[str] = set()
         self._cancel_cursor = 0
@@ -126,20 +127,7 @@ class Dispatcher:
 
     def sample(self) -> None:
         """Set the gauges; to be called about once a second."""
-        by_way: dict[tuple[str, str], list[Sender]] = {key: [] for key in self._ways}
-        for route, sender in self._senders.items():
-            by_way[route.app, route.provider].append(sender)
-        for (app, provider), senders in by_way.items():
-            metrics = self._metrics.route(app, provider)
-            counts = [sender.pool.counts() for sender in senders]
-            metrics.in_flight(sum(sender.load().on_wire for sender in senders))
-            metrics.connections(ConnectionState.CONNECTING, sum(count.dialling for count in counts))
-            metrics.connections(ConnectionState.OPEN, sum(count.open for count in counts))
-            metrics.connections(ConnectionState.DRAINING, sum(count.draining for count in counts))
-            causes = [sender.breaker.cause for sender in senders]
-            broken = sum(cause in (HoldCause.CREDENTIAL, HoldCause.MISCONFIGURED) for cause in causes)
-            metrics.stopped(Cause.MISCONFIGURED, broken)
-            metrics.stopped(Cause.HELD, sum(cause is not None for cause in causes) - broken)
+        self._standing.sample(self._ways, self._senders.values())
 
     # Running
 
@@ -404,22 +392,12 @@ class Dispatcher:
             interval = TAIL_CHECKPOINT if flight.idle else renewal
             if now - flight.checkpointed_at > interval:
                 self._spawn(self._checkpoint(sender, flight))
-        self._report(sender)
+        self._standing.report(sender)
         idle = not sender.flights and hold is None and now - self._last_used.get(sender.route, now) > IDLE_SENDER
         if idle and not sender.provider.single_origin:
             del self._senders[sender.route]
             self._last_used.pop(sender.route, None)
             self._spawn(sender.pool.close(0.0))
-
-    def _report(self, sender: Sender) -> None:
-        route, breaker = sender.route, sender.breaker
-        name = f"route {route.app}/{route.provider}" + (f" {route.origin}" if route.origin else "")
-        if breaker.cause is not None:
-            self._readiness.report(name, False, f"{breaker.cause.value}: {breaker.reason}; {_ADVICE[breaker.cause]}")
-        elif sender.pool.failure is not None:
-            self._readiness.report(name, False, f"cannot connect: {sender.pool.failure.detail}; jobs wait")
-        else:
-            self._readiness.forget(name)
 
     async def _follow_cancellations(self) -> None:
         while True:
@@ -442,11 +420,3 @@ def _verdicts(sender: Sender, flight: Flight) -> Sequence[DeadTarget]:
     """What the service said of dead targets since it was last stored; nothing while its word is in doubt."""
     dead, flight.dead = flight.dead, []
     return () if sender.breaker.suspicious else dead
-
-
-_ADVICE = {
-    HoldCause.UNAVAILABLE: "jobs wait, and one request at a time tries whether it is back",
-    HoldCause.THROTTLED: "jobs wait as the service asked",
-    HoldCause.CREDENTIAL: "jobs wait; check the credential with `carillon doctor`",
-    HoldCause.MISCONFIGURED: "jobs wait and no token is invalidated; check environment, topic and project",
-}

@@ -212,13 +212,17 @@ class AnswerDecoder:
         self._decoder.header_table_size = 0
         self._known: dict[bytes, Decoded] = {}
 
+    def remembered(self, block: bytes) -> Decoded | None:
+        """What a block said when it was decoded before."""
+        return self._known.get(block)
+
     def decode(self, block: bytes) -> Decoded:
         """Decode a whole header block.
 
         Raises:
             HeaderError: it is not HPACK, needs a dynamic table, or expands to more than the limit.
         """
-        known = self._known.get(block)
+        known = self.remembered(block)
         if known is not None:
             return known
         try:

@@ -51,6 +51,8 @@ _RUN_OF_ACCEPTED = re.compile(rb"(?:\x00\x00\x01\x01\x05[\x00-\x7f]...\x88)+", r
 _STREAM_IDS = struct.Struct(">5xIx").iter_unpack
 _BARE_SIZE = 10
 
+_HEADER_SIZE = frames.FRAME_HEADER.size
+
 _DATA_HEADS = tuple(frames.FRAME_HEADER.pack(0, size, Type.DATA, frames.END_STREAM, 0)[:5] for size in range(16_385))
 """Length, type and flags of a DATA frame that ends its stream, by size. 1 MiB once a process."""
 _HEADERS_TAIL = bytes((Type.HEADERS, frames.END_HEADERS))
@@ -390,7 +392,7 @@ class ClientProtocol:
         position = 0
         end = len(data)
         header = frames.FRAME_HEADER.unpack_from
-        while end - position >= 9:
+        while end - position >= _HEADER_SIZE:
             if data.startswith(_BARE_ACCEPTED, position) and self.settled and self._block is None:
                 run = _RUN_OF_ACCEPTED.match(data, position)
                 if run is not None:
@@ -401,10 +403,15 @@ class ClientProtocol:
             size = high << 16 | low
             if size > frames.DEFAULT_MAX_FRAME:
                 raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a frame above our SETTINGS_MAX_FRAME_SIZE")
-            start = position + 9
+            start = position + _HEADER_SIZE
             if end - start < size:
                 break
             position = start + size
+            if kind == Type.HEADERS and flags == frames.END_HEADERS:
+                behind = self._settle_pair(data, start, position, stream_id)
+                if behind:
+                    position = behind
+                    continue
             self._frame(kind, flags, stream_id & 0x7FFFFFFF, data[start:position])
         self._buffer = data[position:]
 
@@ -427,6 +434,28 @@ class ClientProtocol:
                 self._progressed()
         for (stream_id,) in _STREAM_IDS(run[settled * _BARE_SIZE :]):
             self._on_headers(frames.END_STREAM | frames.END_HEADERS, stream_id, b"\x88")
+
+    def _settle_pair(self, data: bytes, start: int, stop: int, stream_id: int) -> int:
+        """HEADERS (a block that was decoded before) and the one DATA frame that ends the stream, both whole in `data`.
+
+        FCM's successes look so. Returns the position behind them, or 0 for anything else, which goes the long way:
+        1.2 us a pair instead of 2.4.
+        """
+        decoded = self._decoder.remembered(data[start:stop])
+        if decoded is None or decoded.status is None or decoded.status < 200 or len(data) - stop < _HEADER_SIZE:
+            return 0
+        high, low, kind, flags, answered_id = frames.FRAME_HEADER.unpack_from(data, stop)
+        behind: int = stop + _HEADER_SIZE + low
+        simple = kind == Type.DATA and flags == frames.END_STREAM and not high and low <= frames.DEFAULT_MAX_FRAME
+        if not simple or answered_id != stream_id or behind > len(data) or stream_id not in self._open:
+            return 0
+        if stream_id in self._incomplete or stream_id in self._partials or self._block is not None:
+            return 0
+        self._to_refill += low
+        tag, body = self._open.pop(stream_id), data[stop + _HEADER_SIZE : behind]
+        self._results.answered.append(Answer(tag, decoded.status, decoded.fields, body))
+        self._progressed()
+        return behind
 
     def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if not self.settled and (kind != Type.SETTINGS or flags & frames.ACK):

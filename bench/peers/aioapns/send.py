@@ -9,7 +9,7 @@ import ssl
 from pathlib import Path
 
 import uvloop
-from aioapns import APNs, NotificationRequest
+from aioapns import APNs, NotificationRequest, PushType
 from aioapns.connection import APNsProductionClientProtocol
 
 from bench.peers import workload
@@ -36,8 +36,8 @@ async def main() -> None:
         result = await client.send_notification(request)
         return bool(result.is_successful)
 
-    warm_up = [NotificationRequest(target, message) for target in work.warm_up]
-    counted = [NotificationRequest(target, message) for target in work.counted]
+    warm_up = [NotificationRequest(target, message, push_type=PushType.ALERT) for target in work.warm_up]
+    counted = [NotificationRequest(target, message, push_type=PushType.ALERT) for target in work.counted]
     await workload.measure(warm_up, counted, send, CONCURRENCY)
 
 

@@ -1,16 +1,17 @@
-"""pywebpush: `webpush_async` with one session and one key, both made once."""
+"""pywebpush: `WebPusher` with one session and one signature for the origin, as its docstring shows."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import ssl
+import time
 from typing import Any
 
 import aiohttp
 import uvloop
 from py_vapid import Vapid
-from pywebpush import webpush_async
+from pywebpush import WebPusher
 
 from bench.peers import workload
 
@@ -20,14 +21,15 @@ CONCURRENCY = 1
 
 async def main() -> None:
     work = workload.load()
-    key = Vapid.from_file(os.environ["VAPID_KEY_FILE"])
-    claims = {"sub": os.environ["SUBJECT"]}
+    claims = {"aud": work.origin, "sub": os.environ["SUBJECT"], "exp": int(time.time()) + 12 * 3600}
+    signature = Vapid.from_file(os.environ["VAPID_KEY_FILE"]).sign(claims)
     connector = aiohttp.TCPConnector(limit=CONCURRENCY, ssl=ssl.create_default_context(cafile=work.ca_file))
     async with aiohttp.ClientSession(connector=connector) as session:
 
         async def send(subscription: dict[str, Any]) -> bool:
-            response = await webpush_async(subscription, work.payload, key, claims, ttl=3600, aiohttp_session=session)
-            return isinstance(response, aiohttp.ClientResponse) and response.status == 201
+            pusher = WebPusher(subscription, aiohttp_session=session)
+            response = await pusher.send_async(work.payload, signature, ttl=3600)
+            return bool(response.status == 201)
 
         warm_up = [workload.subscription(target) for target in work.warm_up]
         counted = [workload.subscription(target) for target in work.counted]

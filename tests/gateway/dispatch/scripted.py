@@ -111,6 +111,7 @@ class ScriptedProvider:
         self.poison: set[str] = set()
         """Titles of messages that cannot be compiled."""
         self.credentials: list[ScriptedCredential] = []
+        self.farewells = {b"certificate": Outcome(Verdict.CREDENTIAL, "BadCertificate")}
 
     def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
         raise NotImplementedError
@@ -131,7 +132,7 @@ class ScriptedProvider:
         return self.plan
 
     def farewell(self, debug: bytes) -> Outcome | None:
-        return Outcome(Verdict.CREDENTIAL, "BadCertificate") if debug == b"certificate" else None
+        return self.farewells.get(debug)
 
     def credential(self, settings: ProviderSettings) -> ScriptedCredential:
         self.credentials.append(ScriptedCredential())

@@ -94,13 +94,24 @@ def test_a_release_begins_the_doubling_anew(breaker: Breaker) -> None:
     assert breaker.hold(4.0) == 1.0
 
 
-@pytest.mark.parametrize("late", [UNAVAILABLE, REFUSED, SLOW_DOWN])
+@pytest.mark.parametrize("late", [UNAVAILABLE, SLOW_DOWN])
 def test_late_answers_do_not_prolong_a_hold(breaker: Breaker, late: Outcome) -> None:
     """They were asked before it began, and the first one said it all."""
     fail(breaker, 0.0)
     for _ in range(100):
         assert not breaker.answered(late, 0.9)
     assert breaker.hold(0.9) == pytest.approx(0.1)
+
+
+def test_a_graver_cause_takes_over(breaker: Breaker) -> None:
+    """The operator has to see it, and it is not over so soon."""
+    fail(breaker, 0.0)
+    assert breaker.answered(REFUSED, 0.5)
+    assert breaker.cause is Cause.CREDENTIAL
+    assert breaker.hold(0.5) == rules.CREDENTIAL_HOLD
+    assert not breaker.answered(REFUSED, 9.5)
+    assert not breaker.answered(UNAVAILABLE, 9.5)
+    assert breaker.hold(9.5) == rules.CREDENTIAL_HOLD - 9
 
 
 def test_late_answers_do_not_release_a_hold(breaker: Breaker) -> None:
@@ -287,6 +298,11 @@ class TestGuard:
 OUTCOMES = [UNAVAILABLE, UNKNOWN, REJECTED, DEAD, REFUSED, EXPIRED, QUOTA, SLOW_DOWN, DEVICE]
 
 
+def breaker_grew(breaker: Breaker, before: Cause | None) -> bool:
+    """Whether the trouble became worse."""
+    return breaker.cause is not before and breaker.cause in (Cause.CREDENTIAL, Cause.MISCONFIGURED)
+
+
 class Route(RuleBasedStateMachine):
     """Requests that go when they may, and any answers in any order: what must be so whatever happens."""
 
@@ -328,12 +344,12 @@ class Route(RuleBasedStateMachine):
     @rule(outcome=st.sampled_from(OUTCOMES), data=st.data())
     def answer(self, outcome: Outcome, data: st.DataObject) -> None:
         suspicious = self.breaker.suspicious
-        held = bool(self.breaker.hold(self.now))
+        held, cause = bool(self.breaker.hold(self.now)), self.breaker.cause
         for _ in range(data.draw(st.integers(1, self.on_wire))):
             self.on_wire -= 1
             began = self.breaker.answered(outcome, self.now)
-            assert not (began and held) or self.breaker.suspicious, "a hold begins once"
-            held = held or began
+            assert not (began and held) or breaker_grew(self.breaker, cause), "a hold begins once"
+            held, cause = held or began, self.breaker.cause
         if suspicious and outcome.verdict not in (Verdict.REJECTED, Verdict.THROTTLED):
             assert self.breaker.suspicious
 

@@ -502,6 +502,26 @@ class TestHolds:
         assert bench.credential.renewed == 0
 
 
+class TestGoaway:
+    async def test_what_a_service_says_of_the_credential_holds_the_route(self, bench: Bench) -> None:
+        """Reconnecting again and again would not change its mind."""
+        bench.add(4)
+        bench.sender.goaway(0, b"certificate")
+        assert bench.take() is None
+        assert bench.sender.breaker.cause is Cause.CREDENTIAL
+
+    async def test_an_old_credential_is_minted_anew(self, bench: Bench) -> None:
+        bench.provider.farewells[b"old"] = EXPIRED_CREDENTIAL
+        bench.add(4)
+        bench.sender.goaway(0, b"old")
+        assert bench.credential.renewed == 1
+        assert len(bench.taken().tags) == 1
+
+    async def test_any_other_farewell_means_nothing(self, bench: Bench) -> None:
+        bench.sender.goaway(11, b"calm down")
+        assert bench.sender.breaker.cause is None
+
+
 async def test_whatever_became_of_them_the_counts_return_to_zero(bench: Bench) -> None:
     """Every way out of the wire, over batches that end, wait, are removed and cancelled meanwhile."""
     draw = random.Random(5)

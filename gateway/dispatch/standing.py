@@ -1,0 +1,82 @@
+"""How routes stand, told to those who look: gauges for Prometheus, sentences for `/readyz`, lines for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import structlog
+
+from gateway.dispatch.breaker import Cause
+from gateway.dispatch.sender import Sender
+from gateway.model import Route
+from gateway.observe.health import Readiness
+from gateway.observe.metrics import Cause as Stopped
+from gateway.observe.metrics import ConnectionState, Metrics
+
+ADVICE: Mapping[Cause, str] = {
+    Cause.UNAVAILABLE: "jobs wait, and one request at a time tries whether it is back",
+    Cause.THROTTLED: "jobs wait as the service asked",
+    Cause.CREDENTIAL: "jobs wait; check the credential with `carillon doctor`",
+    Cause.MISCONFIGURED: "jobs wait and no token is invalidated; check environment, topic and project",
+}
+
+FOR_AN_OPERATOR = (Cause.CREDENTIAL, Cause.MISCONFIGURED)
+"""Holds that do not end by themselves, or had better not."""
+
+log = structlog.get_logger()
+
+
+class Standing:
+    """One worker's view of its routes."""
+
+    def __init__(self, metrics: Metrics, readiness: Readiness) -> None:
+        self._metrics = metrics
+        self._readiness = readiness
+        self._causes: dict[Route, Cause] = {}
+
+    def sample(self, ways: Iterable[tuple[str, str]], senders: Iterable[Sender]) -> None:
+        """Set the gauges of these (app, provider)s; to be called about once a second."""
+        by_way: dict[tuple[str, str], list[Sender]] = {way: [] for way in ways}
+        for sender in senders:
+            by_way[sender.route.app, sender.route.provider].append(sender)
+        for (app, provider), group in by_way.items():
+            metrics = self._metrics.route(app, provider)
+            counts = [sender.pool.counts() for sender in group]
+            metrics.in_flight(sum(sender.load().on_wire for sender in group))
+            metrics.connections(ConnectionState.CONNECTING, sum(count.dialling for count in counts))
+            metrics.connections(ConnectionState.OPEN, sum(count.open for count in counts))
+            metrics.connections(ConnectionState.DRAINING, sum(count.draining for count in counts))
+            causes = [sender.breaker.cause for sender in group]
+            broken = sum(cause in FOR_AN_OPERATOR for cause in causes)
+            metrics.stopped(Stopped.MISCONFIGURED, broken)
+            metrics.stopped(Stopped.HELD, sum(cause is not None for cause in causes) - broken)
+
+    def report(self, sender: Sender) -> None:
+        """Say how a route stands, and log when that changes."""
+        cause, name = sender.breaker.cause, _name(sender.route)
+        if cause is not None:
+            sentence = f"{cause.value}: {sender.breaker.reason}; {ADVICE[cause]}"
+            self._readiness.report(name, False, sentence)
+        elif sender.pool.failure is not None:
+            self._readiness.report(name, False, f"cannot connect: {sender.pool.failure.detail}; jobs wait")
+        else:
+            self._readiness.forget(name)
+        self._log(sender.route, cause, sender.breaker.reason)
+
+    def _log(self, route: Route, cause: Cause | None, reason: str) -> None:
+        former = self._causes.get(route)
+        if cause is former:
+            return
+        if cause is None:
+            del self._causes[route]
+            log.info("route.released", app=route.app, provider=route.provider, origin=route.origin)
+            return
+        self._causes[route] = cause
+        if cause in FOR_AN_OPERATOR:
+            log.error("route.stopped", app=route.app, provider=route.provider, cause=cause.value, reason=reason)
+        else:
+            log.warning("route.held", app=route.app, provider=route.provider, cause=cause.value, reason=reason)
+
+
+def _name(route: Route) -> str:
+    return f"route {route.app}/{route.provider}" + (f" {route.origin}" if route.origin else "")
