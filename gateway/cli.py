@@ -38,6 +38,7 @@ ROWS_SHOWN = 50
 """Receipts in a table; beyond that, counting them says more. `--json` gives all."""
 POLL = 0.2
 
+_log = structlog.get_logger()
 app = typer.Typer(
     name="carillon",
     no_args_is_help=True,
@@ -117,7 +118,7 @@ def _work(settings: Settings, number: int) -> None:
             uvloop.run(run_worker(settings, number))
         except ExceptionGroup:
             # A defect of ours: told in the log, redacted as everything there, and the parent starts another worker.
-            structlog.get_logger().error("worker.failed", worker=number, exc_info=True)
+            _log.error("worker.failed", worker=number, exc_info=True)
             raise typer.Exit(1) from None
 
 
