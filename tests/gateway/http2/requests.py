@@ -59,7 +59,11 @@ class Source:
         for tag in results.accepted:
             self.accepted.append(self._back(tag))
         for answer in results.answered:
-            self.answered[self._back(answer.tag)] = answer
+            tag = self._back(answer.tag)
+            if answer.status == 200 and not answer.body:  # as h2's first is, with its table's size before it
+                self.accepted.append(tag)
+            else:
+                self.answered[tag] = answer
         for tag, reason in results.unknown:
             self.unknown[self._back(tag)] = reason
         for tag in results.unsent:
