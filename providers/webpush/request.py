@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-
 from providers import template
 from providers.base import Head, Headers, Message, Outcome, Problem, Rendered, Rows, Terms
 from providers.webpush import message as push
 from providers.webpush import response
 from providers.webpush.encryption import LONGEST_PLAINTEXT, encrypt
+from providers.webpush.subscription import decode
 
 
 def check(message: Message, terms: Terms) -> list[Problem]:
@@ -54,7 +53,7 @@ class WebPushPlan:
         template.reject_oversized(texts, LONGEST_PLAINTEXT)
         paths, p256dh, auth = rows.targets
         bodies = [
-            b"" if position in texts.rejected else encrypt(text, _decode(key), _decode(secret))
+            b"" if position in texts.rejected else encrypt(text, decode(key), decode(secret))
             for position, (text, key, secret) in enumerate(zip(texts.bodies, p256dh, auth, strict=True))
         ]
         fields: tuple[list[bytes], ...] = (paths,)
@@ -84,8 +83,3 @@ class WebPushPlan:
             # Its default contradicts a TTL of 0, and any other policy contradicts a positive one.
             fields.append((b"x-wns-cache-policy", b"cache" if lifetime else b"no-cache"))
         return tuple(fields)
-
-
-def _decode(column_value: bytes) -> bytes:
-    """A canonical value of `subscription.targets`."""
-    return base64.urlsafe_b64decode(column_value + b"=" * (-len(column_value) % 4))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -173,6 +173,8 @@ class MemoryTransport:
         self._latency = service.latency
         self._alpn = service.alpn
         self._protocol = protocol
+        self._up: deque[bytes] = deque()  # timers of the same moment fire in any order, bytes arrive in theirs
+        self._down: deque[bytes] = deque()
         self.session = Session(service, self)
 
     def get_extra_info(self, name: str) -> Any:
@@ -187,17 +189,21 @@ class MemoryTransport:
     def write(self, data: bytes) -> None:
         assert not self.closed
         self.written += len(data)
-        self._loop.call_later(self._latency, self._arrived, data)
+        self._up.append(data)
+        self._loop.call_later(self._latency, self._arrived)
 
-    def _arrived(self, data: bytes) -> None:
+    def _arrived(self) -> None:
+        data = self._up.popleft()
         if not self.closed:
             self.session.receive(data)
 
     def deliver(self, data: bytes) -> None:
         if data:
-            self._loop.call_later(self._latency, self._delivered, data)
+            self._down.append(data)
+            self._loop.call_later(self._latency, self._delivered)
 
-    def _delivered(self, data: bytes) -> None:
+    def _delivered(self) -> None:
+        data = self._down.popleft()
         if not self.closed:
             self._protocol.data_received(data)
 
