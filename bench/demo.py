@@ -13,14 +13,14 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import aiohttp
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
@@ -176,7 +176,7 @@ class _Demo:
         bars = _Bars(self._totals())
         to_kill = self._kill
         last, moved_at = 0, time.monotonic()
-        with Live(bars.progress, console=self._console, refresh_per_second=8):
+        with Live(bars, console=self._console, refresh_per_second=8, transient=True):
             while not all([(await api.job(job_id))["finished"] for job_id in jobs]):
                 done = bars.show(await _receipts_by_provider(api))
                 if to_kill and done >= KILL_AT * self._count:
@@ -215,15 +215,10 @@ class _Demo:
                     self._milliseconds.append((receipt["at"] - created) * 1000)
 
     def _print(self, balance: Balance, wall: float) -> None:
-        states = sorted({state for _, state in self._states})
-        table = Table(title="receipts", show_footer=True)
-        table.add_column("provider", footer="all")
-        for state in states:
-            total = sum(self._states[service, state] for service in SERVICES)
-            table.add_column(state, footer=f"{total:,}", justify="right")
-        for service in SERVICES:
-            table.add_row(service, *(f"{self._states[service, state]:,}" for state in states))
-        self._console.print(table)
+        by_service: dict[str, Counter[str]] = {service: Counter() for service in SERVICES}
+        for (service, state), number in self._states.items():
+            by_service[service][state] = number
+        self._console.print(_by_state("receipts", by_service))
         verdict = "[green]clean[/green]" if balance.clean else "[red]NOT CLEAN[/red]"
         self._console.print(
             f"ledger {verdict}: the client was told {balance.accepted:,} are accepted, {balance.receipts:,} have a "
@@ -257,34 +252,35 @@ class _Demo:
 
 
 class _Bars:
-    """A bar a provider, with its rate and what became of its deliveries."""
+    """A bar a provider with its rate, and below what became of its deliveries so far."""
 
     def __init__(self, totals: dict[str, int]) -> None:
-        self.progress = Progress(
+        self._progress = Progress(
             TextColumn("{task.description:8}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:>9}"),
-            TextColumn("{task.fields[states]}"),
+            TextColumn("{task.fields[rate]:>10}"),
         )
         self._tasks: dict[str, TaskID] = {
-            service: self.progress.add_task(service, total=total, rate="", states="")
-            for service, total in totals.items()
+            service: self._progress.add_task(service, total=total, rate="") for service, total in totals.items()
         }
         self._totals = totals
+        self._states: dict[str, Counter[str]] = {}
         self._last: dict[str, tuple[float, int]] = {}
+
+    def __rich__(self) -> Group:
+        return Group(self._progress, _by_state("so far", self._states))
 
     def show(self, states: dict[str, Counter[str]]) -> int:
         """Update, and say how many receipts there are."""
         now = time.monotonic()
         done = 0
+        self._states = states
         for service, task in self._tasks.items():
-            counts = states.get(service, Counter())
-            number = sum(counts.values())
+            number = states.get(service, Counter()).total()
             then, before = self._last.get(service, (now - POLL, number))
             rate = f"{max(0, number - before) / max(now - then, POLL):,.0f}/s"
-            words = ", ".join(f"{state} {value:,}" for state, value in sorted(counts.items()) if value)
-            self.progress.update(task, completed=number, rate=rate, states=words)
+            self._progress.update(task, completed=number, rate=rate)
             self._last[service] = (now, number)
             done += number
         return done
@@ -292,7 +288,19 @@ class _Bars:
     def full(self) -> None:
         """All jobs are finished: a batch whose worker was killed right after storing it was never counted."""
         for service, task in self._tasks.items():
-            self.progress.update(task, completed=self._totals[service])
+            self._progress.update(task, completed=self._totals[service])
+
+
+def _by_state(title: str, by_service: Mapping[str, Counter[str]]) -> Table:
+    states = sorted({state for counts in by_service.values() for state, number in counts.items() if number})
+    table = Table(title=title, show_footer=True)
+    table.add_column("provider", footer="all")
+    for state in states:
+        table.add_column(state, footer=f"{sum(counts[state] for counts in by_service.values()):,}", justify="right")
+    for service in SERVICES:
+        counts = by_service.get(service, Counter())
+        table.add_row(service, *(f"{counts[state]:,}" for state in states))
+    return table
 
 
 def _sizes(count: int) -> dict[str, int]:

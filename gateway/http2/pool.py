@@ -199,7 +199,8 @@ class Pool:
         except ssl.SSLCertVerificationError as error:
             failure = DialFailure("tls", f"the server's certificate is not trusted: {error.verify_message}")
         except ssl.SSLError as error:
-            failure = DialFailure("tls", f"the TLS handshake failed: {error.reason}")
+            reason = getattr(error, "reason", None) or error.strerror  # those that Python raises itself have no reason
+            failure = DialFailure("tls", f"the TLS handshake failed: {reason}")
         except OSError as error:
             failure = DialFailure("refused", error.strerror or "the connection was refused or reset")
         except UnicodeError:

@@ -82,6 +82,7 @@ class Session:
         self.resets: list[int] = []
         self.goaway_received = False
         self._loop = asyncio.get_running_loop()
+        self._last_stream = 2**31 - 1
         self._paths: dict[int, str] = {}
         self._bodies: dict[int, bytes] = {}
         self.unanswered: set[int] = set()
@@ -118,6 +119,8 @@ class Session:
 
     def _requested(self, stream_id: int) -> None:
         path, service = self._paths.pop(stream_id), self.service
+        if stream_id > self._last_stream:
+            return  # behind a GOAWAY that says so
         service.paths[path] += 1
         service.bodies.append(self._bodies.pop(stream_id))
         service.arrivals.append(self._loop.time())
@@ -155,7 +158,8 @@ class Session:
 
     def goaway(self, last_stream_id: int, code: int = 0) -> None:
         """Without closing: `h2` would take no more of what is under way."""
-        payload = max(0, last_stream_id).to_bytes(4, "big") + code.to_bytes(4, "big")
+        self._last_stream = max(0, last_stream_id)
+        payload = self._last_stream.to_bytes(4, "big") + code.to_bytes(4, "big")
         self.flush()
         self.transport.deliver(len(payload).to_bytes(3, "big") + b"\x07\x00\x00\x00\x00\x00" + payload)
 

@@ -169,7 +169,7 @@ class TestTimeouts:
 
 class TestFaultsOfThePeer:
     async def test_without_settings_it_is_given_up(self) -> None:
-        service = Service()
+        service = Service(lambda path: Fault("hang"))
         service.settles = False
         rig = await opened(3, service)
         assert await rig.lost(rules.SETTINGS_DEADLINE + 1) == "no SETTINGS"
@@ -208,6 +208,7 @@ class TestFaultsOfThePeer:
     async def test_a_header_block_without_end_is_given_up(self) -> None:
         rig = await opened(1, Service(lambda path: Fault("hang")))
         await until(lambda: rig.service.taken)
+        await asyncio.sleep(0.1)
         rig.service.answers_pings = False  # nothing may come in between
         rig.connection.data_received(b"\x00\x00\x01\x01\x00\x00\x00\x00\x01\x88")  # HEADERS without END_HEADERS
         assert await rig.lost(rules.HEADER_BLOCK_DEADLINE + 1) == "a header block without end"

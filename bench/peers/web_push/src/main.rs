@@ -1,21 +1,22 @@
-//! web-push: its default client with one HTTP/2 connection; one signature for the origin, a message built for each push.
+//! web-push: its client on hyper with one HTTP/2 connection; one signature for the origin, a message built for each push.
 
 use std::env;
 use std::fs::{self, File};
 use std::io;
 
 use futures_util::stream::{self, StreamExt};
-use isahc::config::{CaCertificate, Configurable, VersionNegotiation};
-use isahc::HttpClient;
+use hyper::client::HttpConnector;
+use hyper_tls::HttpsConnector;
+use native_tls::{Certificate, TlsConnector};
 use web_push::{
-    ContentEncoding, IsahcWebPushClient, SubscriptionInfo, VapidSignature, VapidSignatureBuilder, WebPushClient,
+    ContentEncoding, HyperWebPushClient, SubscriptionInfo, VapidSignature, VapidSignatureBuilder, WebPushClient,
     WebPushError, WebPushMessageBuilder,
 };
 
 const IN_FLIGHT: usize = 100;
 
 struct Sender {
-    client: IsahcWebPushClient,
+    client: HyperWebPushClient,
     signature: VapidSignature,
     payload: Vec<u8>,
 }
@@ -44,13 +45,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let targets = fs::read_to_string(env::var("TARGETS")?)?;
     let subscriptions: Vec<SubscriptionInfo> = targets.split('\n').map(serde_json::from_str).collect::<Result<_, _>>()?;
     let (warm_up, counted) = subscriptions.split_at(env::var("WARM_UP")?.parse()?);
-    let http = HttpClient::builder()
-        .ssl_ca_certificate(CaCertificate::file(env::var("CA_FILE")?))
-        .version_negotiation(VersionNegotiation::http2())
-        .max_connections(1)
-        .build()?;
+    let authority = Certificate::from_pem(&fs::read(env::var("CA_FILE")?)?)?;
+    let tls = TlsConnector::builder().add_root_certificate(authority).request_alpns(&["h2"]).build()?;
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    let connector = HttpsConnector::from((tcp, tls.into()));
+    let http = hyper::Client::builder().http2_only(true).build(connector);
     let sender = Sender {
-        client: IsahcWebPushClient::from(http),
+        client: HyperWebPushClient::from(http),
         signature: sign(&subscriptions[0])?,
         payload: fs::read(env::var("PAYLOAD")?)?,
     };
