@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.complete
+BENCH_STAMP := .venv/.bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types check format lock clean
+.PHONY: help setup demo test lint types check format bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -44,11 +45,24 @@ format: setup ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(BENCH_STAMP) ## all benchmarks, and docs/performance.md with its plots; QUICK=1 for small counts
+	@$(BIN)/python -m bench figures $(if $(QUICK),--quick)
+
+$(BENCH_STAMP): $(STAMP) requirements-bench.lock
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-bench.lock; \
+	else \
+		$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock; \
+	fi
+	@touch $@
+
 lock: ## resolve the dependencies anew (needs uv); versions and hashes only
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--no-annotate --upgrade pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--no-annotate --upgrade --extra dev pyproject.toml -o requirements-dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--no-annotate --upgrade --extra bench pyproject.toml -o requirements-bench.lock
 
 clean: ## remove what setup, tests and demos made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import ingest, latency, report, throughput, wire
+from bench import compare, figures, guard, ingest, latency, report, scale, throughput, wire
 from bench.processes import Missing, ProcessFailed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -45,7 +45,16 @@ def throughput_command(
     Exit status 0 if the ledger is clean, 1 if not, 2 if the run could not be made. A run for which this machine lacks
     something is skipped, with status 0.
     """
-    scenario = throughput.Scenario(provider, count, workers, profile, rtt, connections, errors, sink)
+    scenario = throughput.Scenario(
+        provider=provider,
+        count=count,
+        workers=workers,
+        profile=profile,
+        rtt=rtt,
+        connections=connections,
+        errors=errors,
+        sink=sink,
+    )
     _conclude(lambda: throughput.run(scenario, repeat), json)
 
 
@@ -85,6 +94,85 @@ def latency_command(
     _conclude(lambda: latency.run(seconds, blast), json)
 
 
+@app.command("scale")
+def scale_command(
+    depth: Annotated[bool, typer.Option("--depth", help="10,000 recipients queued, and many.")] = False,
+    connections: Annotated[bool, typer.Option("--connections", help="1, 4, 16, 64 and 256 connections.")] = False,
+    workers: Annotated[bool, typer.Option("--workers", help="1 and 2 workers.")] = False,
+    count: Annotated[int, typer.Option(min=1, help="Notifications counted at each point.")] = 200_000,
+    deep: Annotated[int, typer.Option(min=1, help="How many --depth queues.")] = 1_000_000,
+    most: Annotated[int, typer.Option(min=1, help="Where --connections ends.")] = 256,
+    json: Json = False,
+) -> None:
+    """Whether a notification costs the same when there is more of something. Exit status as of the other scenarios."""
+    if depth + connections + workers != 1:
+        raise typer.BadParameter("choose one of --depth, --connections and --workers")
+    if depth:
+        _conclude(lambda: scale.by_depth(count, deep), json)
+    elif connections:
+        _conclude(lambda: scale.by_connections(count, most), json)
+    else:
+        _conclude(lambda: scale.by_workers(count), json)
+
+
+@app.command("compare")
+def compare_command(
+    count: Annotated[int, typer.Option(min=1, help="Notifications of the fast ones; slower ones get fewer.")] = 300_000,
+    repeat: Annotated[int, typer.Option(min=1, help="Repetitions, all in turns.")] = 3,
+    peers: Annotated[str, typer.Option(help="Which, with commas between; all without.")] = "",
+    json: Json = False,
+) -> None:
+    """Our CPU per notification beside that of other people's clients, in the same run.
+
+    What cannot be built here is skipped with a line. Exit status 0 if every notification was answered in every run, 1
+    if not, 2 if nothing could be run.
+    """
+    names = [name.strip() for name in peers.split(",") if name.strip()]
+    try:
+        result = compare.run(count, repeat, names)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--peers") from None
+    except ProcessFailed as error:
+        Console(stderr=True).print(str(error), style="red", highlight=False, markup=False)
+        raise typer.Exit(2) from None
+    compare.print_table(result)
+    if json:
+        report.print_json(result)
+    raise typer.Exit(0 if result["clean"] else 1)
+
+
+@app.command("guard")
+def guard_command(
+    against: Annotated[str, typer.Option(help="The commit to compare this working tree with.")],
+    provider: Annotated[Provider, typer.Option(help="Whose notifications.")] = "apns",
+    count: Annotated[int, typer.Option(min=1, help="Notifications of each of a block's four campaigns.")] = 40_000,
+    blocks: Annotated[int, typer.Option(min=guard.FEWEST_BLOCKS, help="Pairs of gateways that are started.")] = 12,
+    json: Json = False,
+) -> None:
+    """Whether this working tree costs more than another commit: exit status 1 if it is surely above 5 %."""
+    _conclude(lambda: guard.run(against, provider, count, blocks), json)
+
+
+@app.command("figures")
+def figures_command(
+    names: Annotated[list[str] | None, typer.Argument(help="Which runs; all without.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small counts: whether it works, not what it costs.")] = False,
+    write_only: Annotated[bool, typer.Option("--write-only", help="Write the page from the reports kept.")] = False,
+) -> None:
+    """Run what docs/performance.md shows, and write the page and its plots: `make bench`.
+
+    Exit status 0 if every run was clean.
+    """
+    if write_only:
+        figures.write()
+        return
+    try:
+        clean = figures.run(names or (), quick=quick, console=Console())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    raise typer.Exit(0 if clean else 1)
+
+
 def _conclude(scenario: Callable[[], dict[str, Any]], json: bool) -> None:
     try:
         result = scenario()
@@ -108,12 +196,19 @@ _ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "curves_cpu_us": ("OpenSSL's ECDH and key generation alone", lambda value: f"{value} us"),
     "ratio": ("ratio", str),
     "per_second": ("notifications a second", "{:,}".format),
+    "points": ("us each", lambda points: ", ".join(f"{point['at']:,}: {point['gateway_cpu_us']}" for point in points)),
     "wall_seconds": ("wall", lambda value: f"{value} s"),
     "connections": ("connections", str),
     "sink_utilisation": ("sink's processor in use", "{:.0%}".format),
     "latency_ms": ("latency", lambda value: _pairs(value, " ms")),
     "blast_per_second": ("the blast, notifications a second", lambda value: _pairs(value)),
     "blast_loss": ("what the blast loses", "{:.1%}".format),
+    "cpu_us": ("us each", lambda value: _pairs(value)),
+    "cpu": ("ratio by CPU time, with its interval", lambda value: f"{value['ratio']} {value['interval']}"),
+    "instructions": (
+        "ratio by instructions",
+        lambda value: f"{value['ratio']} {value['interval']}" if value else "not counted by this machine",
+    ),
     "rss_mib": ("gateway's memory at most", lambda value: f"{value['gateway']} MiB"),
     "ledger": ("ledger", lambda value: _pairs(value)),
 }

@@ -40,7 +40,11 @@ class Probe(NamedTuple):
 
 def run(seconds: float, blast: int = 0) -> dict[str, Any]:
     """Run it and return the report. With `blast`, for as long as a blast of so many takes."""
-    with world(Scenario("apns", blast)) as running, _bound(cpus()[1]), asyncio.Runner(loop_factory=_loop) as runner:
+    with (
+        world(Scenario(provider="apns", count=blast)) as running,
+        _bound(cpus()[1]),
+        asyncio.Runner(loop_factory=_loop) as runner,
+    ):
         return runner.run(_run(running, seconds, blast))
 
 

@@ -14,7 +14,7 @@ import aiohttp
 from bench.api import Api
 from bench.campaign import Recipients, chunks, job, recipients
 from bench.ledger import Ledger
-from bench.processes import Child, Usage
+from bench.processes import Child
 from bench.world import World
 
 JOB_SIZE = 100_000
@@ -41,6 +41,30 @@ class Measured(NamedTuple):
     @property
     def gateway_cpu_us(self) -> float:
         return self.gateway_seconds / self.notifications * 1e6
+
+
+class Meter:
+    """Clocks of all processes, read when it is made."""
+
+    def __init__(self, world: World, sink: Child) -> None:
+        self._world = world
+        self._sink = sink
+        self._gateway, self._answering = world.gateway.usage(), sink.usage()
+        self._client, self._began = time.process_time(), time.monotonic()
+
+    def read(self, notifications: int, jobs: list[str]) -> Measured:
+        """What was used since then."""
+        wall = time.monotonic() - self._began
+        gateway, answering = self._world.gateway.usage(), self._sink.usage()
+        return Measured(
+            notifications,
+            wall,
+            gateway.cpu_seconds - self._gateway.cpu_seconds,
+            answering.cpu_seconds - self._answering.cpu_seconds,
+            time.process_time() - self._client,
+            gateway.peak_mib,
+            jobs,
+        )
 
 
 class Stage:
@@ -76,22 +100,15 @@ class Stage:
         """How many the gateway says are open; it counts them once a second."""
         return sum(int(float(value)) for value in _OPEN.findall(await self.api.metrics()))
 
+    def meter(self) -> Meter:
+        """Starts to measure."""
+        return Meter(self.world, self._sink)
+
     async def measure(self, prepared: Recipients) -> Measured:
-        gateway, sink = self.world.gateway.usage(), self._sink.usage()
-        client, began = time.process_time(), time.monotonic()
+        meter = self.meter()
         jobs = await self.send(prepared)
         await self.finish(jobs)
-        wall = time.monotonic() - began
-        used = self.world.gateway.usage()
-        return Measured(
-            len(prepared.lines),
-            wall,
-            _seconds(gateway, used),
-            _seconds(sink, self._sink.usage()),
-            time.process_time() - client,
-            used.peak_mib,
-            jobs,
-        )
+        return meter.read(len(prepared.lines), jobs)
 
     async def send(self, prepared: Recipients) -> list[str]:
         """One upload after the other, as a campaign system would; the gateway sends one while it takes in the next."""
@@ -125,7 +142,3 @@ async def stage(world: World, provider: str, sink: Child | None = None) -> Async
     """A stage in a running world."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
         yield Stage(world, world.api(session), provider, sink)
-
-
-def _seconds(before: Usage, after: Usage) -> float:
-    return after.cpu_seconds - before.cpu_seconds

@@ -41,6 +41,8 @@ class Scenario:
     profile: str | None = None
     rtt: float = 0.0
     """Milliseconds."""
+    streams: int | None = None
+    """Of a connection, where it differs from the service's."""
     connections: int | None = None
     """Most of a worker; None leaves it to the provider, or to `APPLE_CONNECTIONS` under Apple's manners."""
     errors: bool = False
@@ -71,6 +73,7 @@ def world(
     """The world of a scenario; `code` and `folder` as of `World`, `endpoint` instead of the simulators'."""
     gateway_cpu, sink_cpu = cpus()
     options = ["--rtt", str(scenario.rtt)] if scenario.rtt else []
+    options += ["--streams", str(scenario.streams)] if scenario.streams else []
     options += ["--profile", f"{scenario.provider}={scenario.profile}"] if scenario.profile else []
     options += ["--origins", str(ORIGINS)] if scenario.provider == "webpush" else []
     prefix = f"CARILLON_APPS__SHOP__{scenario.provider.upper()}__"

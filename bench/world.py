@@ -116,6 +116,16 @@ class World:
             answer: bytes = response.read()
         return answer
 
+    def taken(self, service: str) -> tuple[int, int]:
+        """How many a simulator accepted, by different keys, and how often it did so once more; for any number."""
+        distinct = duplicates = 0
+        with urlopen(f"{self.ready['control']}/ledger?service={service}", timeout=600) as lines:
+            for line in lines:
+                accepted = int(line.rpartition(b" ")[2])
+                distinct += accepted > 0
+                duplicates += max(0, accepted - 1)
+        return distinct, duplicates
+
     def arrivals(self, service: str, keys: Iterable[str]) -> dict[str, float]:
         """Journal key -> when a simulator first saw it, in monotonic seconds."""
         lines = self.control("POST", f"arrivals?service={service}", "\n".join(keys).encode()).decode().splitlines()

@@ -78,10 +78,10 @@ async def run_worker(settings: Settings, worker: int) -> None:
             log.info("worker.ready", worker=worker, credentials=credentials.fingerprints())
             await stop.wait()
             readiness.report("gateway", False, "draining: it finishes what is on the wire and takes nothing new")
-            await site.cleanup()
+            # Side by side: uploads have seconds to end, and what is on the wire has its time from now on.
+            await asyncio.gather(site.cleanup(), dispatcher.drain(DRAIN_DEADLINE))
             for task in running:
                 task.cancel()
-        await dispatcher.drain(DRAIN_DEADLINE)
     log.info("worker.stopped", worker=worker)
 
 

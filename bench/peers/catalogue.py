@@ -45,7 +45,7 @@ PEERS = (
         1_000,
         mode="quick",
         why="it finds its requests again by the apns-id of the answer",
-    ),  # fmt: skip
+    ),
     Peer("httpx", "0.28.1", "Python", "httpx", building.python, 0.02, 300),
     Peer("firebase-admin", "7.7.0", "Python", "firebase_admin", building.python, 0.02, 500, service="fcm"),
     Peer("web-push", "0.11.0", "Rust", "web_push", building.cargo, 0.1, 1_000, service="webpush"),
@@ -60,7 +60,10 @@ PEERS = (
         service="webpush",
         mode="quick",
         why="it speaks HTTP/1.1 only",
-    ),  # fmt: skip
+    ),
     H2LOAD,
 )
 """In the order of their runs."""
+
+LEFT_OUT = {"gorush": "the registry refuses its Go module (1.18.9), so no program of ours for it has ever run"}
+"""Whom this comparison ought to have, and why it has not."""

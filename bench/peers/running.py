@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -177,7 +177,7 @@ def payload(service: str) -> str:
     """The message of our own campaigns for one recipient, some 270 bytes as the service takes it."""
     text = json.dumps(MESSAGE)
     for name, value in VALUES.items():
-        text = text.replace("{{%s}}" % name, value)
+        text = text.replace(f"{{{{{name}}}}}", value)
     message = json.loads(text)
     alert = {"title": message["title"], "body": message["body"]}
     data = {**message["data"], "link": message["link"]}
@@ -202,7 +202,7 @@ def _apns(settings: dict[str, str]) -> dict[str, str]:
     }
 
 
-_CREDENTIALS = {
+_CREDENTIALS: dict[str, Callable[[dict[str, str]], dict[str, str]]] = {
     "apns": _apns,
     "fcm": lambda settings: {"SERVICE_ACCOUNT": settings["service_account_file"]},
     "webpush": lambda settings: {"VAPID_KEY_FILE": settings["vapid_key_file"], "SUBJECT": settings["subject"]},

@@ -42,6 +42,7 @@ def main(
     attempts: Annotated[int, typer.Option(help="How often a target of --shares gets a transient answer.")] = 1,
     seed: Annotated[int, typer.Option(help="Chooses the shares.")] = 0,
     rtt: Annotated[float, typer.Option(help="Milliseconds that every answer takes.")] = 0.0,
+    streams: Annotated[int | None, typer.Option(min=1, help="MAX_CONCURRENT_STREAMS, with --mode fast.")] = None,
     profile: Annotated[
         list[str] | None, typer.Option(help="SERVICE=PROFILE, such as apns=apple or webpush=mozilla.")
     ] = None,
@@ -65,6 +66,7 @@ def main(
             script=_script(name, script, shares, attempts, seed),
             profile=profiles.get(name),
             rtt=rtt / 1000,
+            streams=streams,
             decrypt_every=decrypt_every,
         )
         for name in chosen

@@ -46,6 +46,8 @@ class Options(NamedTuple):
     """
     rtt: float = 0.0
     """Seconds that every answer takes."""
+    streams: int | None = None
+    """MAX_CONCURRENT_STREAMS of the fast mode, where it differs from the service's."""
     decrypt_every: int = 1
     """Web Push decrypts one message of so many; 0: none."""
 
@@ -186,6 +188,8 @@ def _strict(service: Service, options: Options) -> Engine:
 def _fast(name: Name, service: Service, options: Options) -> FastEngine:
     apple = name == "apns" and options.profile == "apple"
     terms = APPLE if apple else Terms(streams=STREAMS if name == "apns" else service.limits.streams)
+    if options.streams:
+        terms = terms._replace(streams=options.streams)
     if options.rtt:
         terms = terms._replace(rtt=options.rtt)
     nobody = Request(b"POST", b"/", {}, False, b"{}")

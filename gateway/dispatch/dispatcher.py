@@ -7,9 +7,7 @@ import contextlib
 import random
 import ssl
 import time
-import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import structlog
@@ -24,7 +22,7 @@ from gateway.dispatch.retry import Limits
 from gateway.dispatch.sender import Sender
 from gateway.dispatch.standing import Standing
 from gateway.http2.pool import Address, Pool, tls_context
-from gateway.model import Route
+from gateway.model import Job, Route
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
 from gateway.queue.base import DeadTarget, Lease, LeaseLost, Queue, QueueError, QueueFull, Room
@@ -214,12 +212,12 @@ class Dispatcher:
         )
 
     def _takes_more(self, sender: Sender, now: float) -> bool:
-        """A route in trouble takes nothing while it is held, and then one batch, to see whether it is over."""
+        """A route without a connection, or in trouble, takes nothing while it is held and then one batch at a time."""
         hold = self._hold(sender, now)
         return hold is None or (hold == 0.0 and not sender.flights)
 
     def _hold(self, sender: Sender, now: float) -> float | None:
-        """Seconds for which a route in trouble tries nothing; None for one without trouble."""
+        """Seconds for which a route that cannot send tries nothing; None for one that can."""
         holds = [sender.breaker.hold(now), sender.pool.hold(now)]
         if sender.credential.headers(sender.origin, time.time()) is None:
             holds.append(self._exchanges.hold(f"{sender.route.app}/{sender.route.provider}", now))
@@ -233,14 +231,18 @@ class Dispatcher:
             return
         sender = self._senders.get(route) or self._open_sender(route, way)
         self._last_used[route] = now = self._loop.time()
-        if not self._takes_more(sender, now):
-            await self._defer(lease, [], time.time() + STORE_RETRY)
+        if not self._takes_more(sender, now) and not self._overdue(lease.job):
+            await self._defer(lease, [], time.time())  # its route is closed by now, and another worker's may be open
             return
         plan = self._plans.get(lease, sender.provider, way.settings, sender.origin)
         flight = await board(lease, plan, sender.provider, self._queue, now, time.time(), self._cancelled.__contains__)
         sender.add(flight)
         if sender.backlog:
             sender.pool.wake()
+
+    def _overdue(self, job: Job) -> bool:
+        """Whether its batches end without being sent, so that they need no route."""
+        return job.id in self._cancelled or (job.expires_at is not None and job.expires_at <= time.time())
 
     def _open_sender(self, route: Route, way: _Way) -> Sender:
         provider = PROVIDERS[route.provider]
@@ -289,15 +291,7 @@ class Dispatcher:
 
     def _set_aside(self, lease: Lease, dead: Sequence[DeadTarget], error: Exception) -> None:
         """Put off a batch that cannot be prepared: nothing of it is lost, and the others go on."""
-        # The error's own words may hold what somebody wrote into a message; where it was raised is enough to go by.
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{type(error).__name__} in {at.name}, line {at.lineno} of {Path(at.filename).name}"
-        log.error("batch.set_aside", job=lease.job.id, batch=lease.batch_id.hex(), error=where)
-        self._readiness.report(
-            f"job {lease.job.id}",
-            False,
-            f"a batch of it cannot be prepared ({where}) and is tried again every minute: cancel the job, or report it",
-        )
+        self._standing.set_aside(lease, error)
         self._spawn(self._defer(lease, dead, time.time() + SET_ASIDE_DEFER))
 
     async def _complete(self, sender: Sender, flight: Flight) -> None:
@@ -306,6 +300,7 @@ class Dispatcher:
             metrics = self._metrics.lane(flight.job.app, sender.route.provider, flight.job.lane)
             metrics.completed(bytes(flight.states))
             metrics.answers.observe_many(flight.milliseconds)
+            self._standing.completed(flight.lease)
             if dead:
                 self._metrics.route(flight.job.app, sender.route.provider).invalid_tokens(len(dead))
         self._last_used[sender.route] = self._loop.time()
@@ -393,10 +388,12 @@ class Dispatcher:
             if now - flight.checkpointed_at > interval:
                 self._spawn(self._checkpoint(sender, flight))
         self._standing.report(sender)
-        idle = not sender.flights and hold is None and now - self._last_used.get(sender.route, now) > IDLE_SENDER
+        unused = now - self._last_used.get(sender.route, now)
+        idle = unused > IDLE_SENDER and not sender.flights and sender.breaker.cause is None
         if idle and not sender.provider.single_origin:
             del self._senders[sender.route]
             self._last_used.pop(sender.route, None)
+            self._standing.forget(sender.route)
             self._spawn(sender.pool.close(0.0))
 
     async def _follow_cancellations(self) -> None:

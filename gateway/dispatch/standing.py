@@ -1,8 +1,13 @@
-"""How routes stand, told to those who look: gauges for Prometheus, sentences for `/readyz`, lines for the log."""
+"""How routes stand, told to those who look: gauges for Prometheus, sentences for `/readyz`, lines for the log.
+
+So are batches that cannot be prepared.
+"""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import structlog
 
@@ -12,6 +17,7 @@ from gateway.model import Route
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Cause as Stopped
 from gateway.observe.metrics import ConnectionState, Metrics
+from gateway.queue.base import Lease
 
 ADVICE: Mapping[Cause, str] = {
     Cause.UNAVAILABLE: "jobs wait, and one request at a time tries whether it is back",
@@ -33,6 +39,7 @@ class Standing:
         self._metrics = metrics
         self._readiness = readiness
         self._causes: dict[Route, Cause] = {}
+        self._aside: dict[bytes, str] = {}  # batch -> what is reported of it
 
     def sample(self, ways: Iterable[tuple[str, str]], senders: Iterable[Sender]) -> None:
         """Set the gauges of these (app, provider)s; to be called about once a second."""
@@ -62,6 +69,27 @@ class Standing:
         else:
             self._readiness.forget(name)
         self._log(sender.route, cause, sender.breaker.reason)
+
+    def forget(self, route: Route) -> None:
+        """A route that is not in use has no standing."""
+        self._causes.pop(route, None)
+        self._readiness.forget(_name(route))
+
+    def set_aside(self, lease: Lease, error: Exception) -> None:
+        """Say that a batch cannot be prepared. Where the error was raised is said, and not its words: they may hold
+        what somebody wrote into a message."""
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{type(error).__name__} in {at.name}, line {at.lineno} of {Path(at.filename).name}"
+        log.error("batch.set_aside", job=lease.job.id, batch=lease.batch_id.hex(), error=where)
+        part = self._aside[lease.batch_id] = f"job {lease.job.id}"
+        advice = "it is tried again every minute; cancel the job, or report the error"
+        self._readiness.report(part, False, f"a batch of it cannot be prepared ({where}): {advice}")
+
+    def completed(self, lease: Lease) -> None:
+        """A batch has ended, whatever was said of it before."""
+        part = self._aside.pop(lease.batch_id, None)
+        if part is not None and part not in self._aside.values():
+            self._readiness.forget(part)
 
     def _log(self, route: Route, cause: Cause | None, reason: str) -> None:
         former = self._causes.get(route)

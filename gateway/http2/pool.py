@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from gateway.http2.connection import Connection, Source
+from gateway.http2.frames import ErrorCode, error_name
 
 BACKOFF_FLOOR = 1.0
 BACKOFF_CEILING = 60.0
@@ -107,12 +108,15 @@ class Pool:
     @property
     def failure(self) -> DialFailure | None:
         """Why there is no connection; None while there is one, or nothing went wrong."""
-        connected = any(connection.usable and connection.protocol.settled for connection in self._connections)
-        return None if connected else self._failure
+        return None if self._connected else self._failure
+
+    @property
+    def _connected(self) -> bool:
+        return any(connection.usable and connection.protocol.settled for connection in self._connections)
 
     def hold(self, now: float) -> float | None:
-        """Seconds until the next attempt to connect; None unless the last one failed."""
-        return None if self.failure is None else max(0.0, self._not_before - now)
+        """Seconds until the next attempt to connect may begin; None while there is a connection."""
+        return None if self._connected else max(0.0, self._not_before - now)
 
     def counts(self) -> Counts:
         usable = sum(connection.usable for connection in self._connections)
@@ -203,7 +207,7 @@ class Pool:
             failure = DialFailure("tls", f"the TLS handshake failed: {reason}")
         except OSError as error:
             failure = DialFailure("refused", error.strerror or "the connection was refused or reset")
-        except UnicodeError:
+        except ValueError:  # of the IDNA codec, among others
             failure = DialFailure("refused", "the host's name cannot be resolved")
         else:
             failure = self._adopt(connection)
@@ -239,7 +243,10 @@ class Pool:
             self._removed(connection)
             return
         if connection.protocol.goaway is not None:
-            self._listener.goaway(*connection.protocol.goaway)
+            code, debug = connection.protocol.goaway
+            self._listener.goaway(code, debug)
+            if code != ErrorCode.NO_ERROR:
+                self._back_off(DialFailure("closed", f"told to go away: {error_name(code)}"))
         self._dial()
 
     def _removed(self, connection: Connection) -> None:

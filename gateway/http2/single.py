@@ -12,6 +12,8 @@ from gateway.http2.protocol import Answer, Results, Tag
 from providers.base import Exchange, Head
 
 REQUEST_TIMEOUT = 15.0
+TRIES = 5
+"""How often a request is sent that comes back unprocessed each time."""
 
 
 class RequestFailed(Exception):
@@ -24,6 +26,7 @@ class _One:
     def __init__(self, requests: Requests) -> None:
         self._requests: Requests | None = requests
         self._spare = requests
+        self._tries = TRIES
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     @property
@@ -39,7 +42,7 @@ class _One:
 
     def settle(self, results: Results) -> None:
         if results.unsent:
-            self._requests = self._spare
+            self._again()
         for tag in results.accepted:
             self._resolve(Answer(tag, 200, (), b""))
         for answer in results.answered:
@@ -53,6 +56,13 @@ class _One:
 
     def goaway(self, code: int, debug: bytes) -> None:
         """Nothing to learn: an unsent request comes back by `settle`."""
+
+    def _again(self) -> None:
+        self._tries -= 1
+        if self._tries:
+            self._requests = self._spare
+        else:
+            self._fail("the server processes nothing")
 
     def _resolve(self, answer: Answer) -> None:
         if not self.answer.done():

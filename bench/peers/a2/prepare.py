@@ -1,4 +1,4 @@
-"""Points a copy of a2 at the sink: its hosts and its trusted roots are constants. What it does per push is untouched."""
+"""Points a copy of a2 at the sink, as its hosts and trusted roots are constants; what it does per push is untouched."""
 
 from __future__ import annotations
 

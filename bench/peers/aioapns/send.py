@@ -18,11 +18,10 @@ CONCURRENCY = 100
 """The service's window is 65,535 bytes: past it aioapns sleeps for a second and gives up after the fifth time."""
 
 
-async def main() -> None:
-    work = workload.load()
+def client(work: workload.Workload) -> APNs:
     APNsProductionClientProtocol.APNS_SERVER = work.host
     APNsProductionClientProtocol.APNS_PORT = work.port
-    client = APNs(
+    return APNs(
         key=Path(os.environ["KEY_FILE"]).read_text(),
         key_id=os.environ["KEY_ID"],
         team_id=os.environ["TEAM_ID"],
@@ -30,10 +29,14 @@ async def main() -> None:
         max_connections=1,
         ssl_context=ssl.create_default_context(cafile=work.ca_file),
     )
-    message = json.loads(work.payload)
+
+
+async def main() -> None:
+    work = workload.load()
+    message, apns = json.loads(work.payload), client(work)
 
     async def send(request: NotificationRequest) -> bool:
-        result = await client.send_notification(request)
+        result = await apns.send_notification(request)
         return bool(result.is_successful)
 
     warm_up = [NotificationRequest(target, message, push_type=PushType.ALERT) for target in work.warm_up]

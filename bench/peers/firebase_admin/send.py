@@ -23,13 +23,17 @@ def message(target: str, document: dict[str, dict[str, str]]) -> messaging.Messa
     return messaging.Message(token=target, notification=notification, data=document["data"])
 
 
-async def main() -> None:
-    work = workload.load()
+def initialise(work: workload.Workload) -> None:
     messaging._MessagingService.FCM_URL = work.origin + "/v1/projects/{0}/messages:send"
     account = json.loads(Path(os.environ["SERVICE_ACCOUNT"]).read_text())
     # The library names Google's token endpoint in its assertion, whatever the account's file says.
     service_account._GOOGLE_OAUTH2_TOKEN_ENDPOINT = account["token_uri"]
     firebase_admin.initialize_app(credentials.Certificate(account))
+
+
+async def main() -> None:
+    work = workload.load()
+    initialise(work)
     document = json.loads(work.payload)
 
     async def send(portion: Sequence[messaging.Message]) -> int:

@@ -7,28 +7,32 @@ import os
 from pathlib import Path
 
 import uvloop
-from pyreqwest.client import ClientBuilder
+from pyreqwest.client import Client, ClientBuilder
 
 from bench.peers import workload
 
-CONCURRENCY = 1000
+CONCURRENCY = 300
 
 
-async def main() -> None:
-    work = workload.load()
+def client(work: workload.Workload) -> Client:
     headers = {
         "authorization": f"bearer {os.environ['PROVIDER_TOKEN']}",
         "apns-topic": os.environ["TOPIC"],
         "apns-push-type": "alert",
     }
-    body = work.payload.encode()
     builder = ClientBuilder().base_url(work.origin).default_headers(headers)
     builder = builder.add_root_certificate_pem(Path(work.ca_file).read_bytes())
-    async with builder.http2(True).http2_prior_knowledge().build() as client:
+    return builder.http2(True).http2_prior_knowledge().build()
+
+
+async def main() -> None:
+    work = workload.load()
+    body = work.payload.encode()
+    async with client(work) as http:
 
         async def send(target: str) -> bool:
-            response = await client.post(f"/3/device/{target}").body_bytes(body).build().send()
-            return response.status == 200
+            response = await http.post(f"/3/device/{target}").body_bytes(body).build().send()
+            return bool(response.status == 200)
 
         await workload.measure(work.warm_up, work.counted, send, CONCURRENCY)
 

@@ -162,7 +162,10 @@ class Silent:
     """Counts nothing."""
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: self
+        return self
+
+    def __call__(self, *_: object, **__: object) -> Any:
+        return self
 
 
 def job(*, lane: Lane = Lane.PROMOTIONAL, resend: bool = False, expires_in: float | None = None) -> Job:

@@ -188,6 +188,24 @@ class TestBackOff:
         it.service.behave = lambda path: Answer()
         await until(lambda: it.source.done == 10, 70.0)
 
+    async def test_a_server_that_asks_for_calm_gets_it(self) -> None:
+        """Though it answers one request each time before it does."""
+        calls = 0
+
+        def answer_one(path: str) -> Answer | Fault:
+            nonlocal calls
+            calls += 1
+            if calls % 2:
+                return Answer()
+            it.service.open[-1].goaway(0, code=0xB)
+            return HANG
+
+        it = rig(answer_one, 200)
+        await asyncio.sleep(20.0)
+        gaps = [later - dial for dial, later in zip(it.service.dials, it.service.dials[1:], strict=False)]
+        assert len(gaps) > 5
+        assert min(gaps) >= rules.BACKOFF_FLOOR / 4
+
     async def test_a_server_that_closes_idle_connections_is_asked_again_soon(self) -> None:
         """Nothing is wrong with it: who comes next must not wait for a back-off, nor shall it spin."""
         it = rig()
@@ -226,6 +244,7 @@ class TestFailures:
             ),
             (ssl.SSLError(1, "handshake"), DialFailure("tls", "the TLS handshake failed: handshake")),
             (UnicodeError("idna"), DialFailure("refused", "the host's name cannot be resolved")),
+            (ValueError("server_hostname"), DialFailure("refused", "the host's name cannot be resolved")),
         ],
     )
     async def test_each_is_told_by_its_kind(self, error: Exception, failure: DialFailure) -> None:

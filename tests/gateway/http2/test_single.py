@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from gateway.http2.single import REQUEST_TIMEOUT, RequestFailed, post
+from gateway.http2.single import REQUEST_TIMEOUT, TRIES, RequestFailed, post
 from providers.base import Exchange
 from tests.gateway.virtual import Answer, Fault, Service, virtual_loop
 
@@ -37,6 +37,14 @@ async def test_a_request_that_was_not_processed_goes_again() -> None:
     service = served(Service(lambda path: next(tries)))
     assert await asked() == (200, b"")
     assert service.taken == 1
+
+
+async def test_but_not_for_ever() -> None:
+    asked_for: list[str] = []
+    served(Service(lambda path: asked_for.append(path) or Fault("refuse")))  # type: ignore[func-returns-value]
+    with pytest.raises(RequestFailed, match="processes nothing"):
+        await asked()
+    assert len(asked_for) == TRIES
 
 
 @pytest.mark.parametrize(("fault", "words"), [("cut", "connection lost"), ("reset", "reset INTERNAL_ERROR")])

@@ -9,7 +9,7 @@ use a2::{Client, ClientConfig, Endpoint, Error, NotificationOptions, PushType};
 use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
 
-const IN_FLIGHT: usize = 1000;
+const IN_FLIGHT: usize = 300;
 
 /// A payload that is ready-made: nothing of it is serialised for each push.
 #[derive(Debug, Serialize)]
