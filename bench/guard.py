@@ -117,7 +117,8 @@ def interval(ratios: Sequence[float]) -> Interval:
         rank, outside = rank + 1, wider
 
 
-def _compared(ratios: Sequence[float]) -> dict[str, Any]:
+def compared(ratios: Sequence[float]) -> dict[str, Any]:
+    """What the blocks' ratios, ours to theirs, say together."""
     found = interval(ratios)
     return {
         "ratio": round(statistics.median(ratios), 4),
@@ -129,19 +130,19 @@ def _compared(ratios: Sequence[float]) -> dict[str, Any]:
 
 
 def _report(commit: str, scenario: Scenario, measured: Sequence[_Block], counts: bool) -> dict[str, Any]:
-    cpu = _compared([block.ours.cpu_us / block.theirs.cpu_us for block in measured])
+    cpu = compared([block.ours.cpu_us / block.theirs.cpu_us for block in measured])
     executed = [block.ours.instructions / block.theirs.instructions for block in measured] if counts else []
-    compared = {"cpu": cpu, "instructions": _compared(executed) if executed else None}
+    measures = {"cpu": cpu, "instructions": compared(executed) if executed else None}
     sides = {"this": [block.ours.cpu_us for block in measured], "against": [block.theirs.cpu_us for block in measured]}
     sound = all(block.clean for block in measured)
-    regressed = any(found["regressed"] for found in compared.values() if found)
+    regressed = any(found["regressed"] for found in measures.values() if found)
     return {
         "scenario": "guard",
         "provider": scenario.provider,
         "against": commit,
         "count": scenario.count,
         "cpu_us": {side: round(statistics.median(values), 3) for side, values in sides.items()},
-        **compared,
+        **measures,
         "ratio": cpu["ratio"],
         "ledgers_clean": sound,
         "regressed": regressed,

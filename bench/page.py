@@ -63,7 +63,7 @@ def _goals(goals: Sequence[Goal]) -> str:
 
 
 def _measured(run: Run, report: Mapping[str, Any]) -> str:
-    if "skipped" in report:
+    if isinstance(report.get("skipped"), str):  # the whole run; a list tells of peers
         return f"skipped: {report['skipped']}"
     cells = [_answer(goal, report) for goal in run.goals] or [_cost(report)]
     cells += [f"({spread})"] if (spread := _spread(report)) else []

@@ -29,7 +29,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 
 def _usable(results: Results, key: str) -> bool:
-    return key in results and "skipped" not in results[key]["report"]
+    return key in results and "clean" in results[key]["report"]
 
 
 def _save(path: Path, plot: Callable[[Any, Mapping[str, Any]], None], reports: Mapping[str, Any]) -> None:

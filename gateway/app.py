@@ -19,6 +19,7 @@ from gateway.ingest.server import Ingest, application, runner
 from gateway.observe import health
 from gateway.observe.cpu import CpuShare
 from gateway.observe.metrics import Metrics
+from gateway.queue.base import QueueError
 from gateway.queue.sqlite import SqliteQueue
 from gateway.receipts.store import ReceiptStore
 from gateway.settings import Settings
@@ -136,10 +137,14 @@ async def _maintain(queue: SqliteQueue, receipts: ReceiptStore, settings: Settin
     while True:
         await asyncio.sleep(RECOVERY_INTERVAL * random.uniform(0.8, 1.2))
         now = time.time()
-        await queue.maintain(now)
-        if time.monotonic() >= next_retention:
-            next_retention = time.monotonic() + RETENTION_INTERVAL
-            await receipts.vacuum(now, settings.queue.retention)
+        try:
+            await queue.maintain(now)
+            if time.monotonic() >= next_retention:
+                await receipts.vacuum(now, settings.queue.retention)
+                next_retention = time.monotonic() + RETENTION_INTERVAL
+        except (QueueError, OSError) as error:
+            # A full disk or a sibling that stands still: what is on its way goes on, and this comes round again.
+            log.warning("queue.maintenance_failed", reason=str(error))
 
 
 def _settle_memory() -> None:

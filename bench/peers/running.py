@@ -36,7 +36,7 @@ class Measured(NamedTuple):
     """User and system, per notification."""
     per_second: float
     rss_mib: float
-    """Resident at most; of a program that drives another one, its own."""
+    """Resident at most."""
     sent: int
     accepted: int
     """By what the program says."""
@@ -77,17 +77,21 @@ def _measure(peer: Peer, program: Program, sink: Child, control: str, count: int
     taken_before = _taken(control, peer.service)
     began = time.monotonic()
     program.proceed()
-    accepted = int(program.expect("done"))
+    accepted, *driven_mib = program.expect("done").split()
     wall = time.monotonic() - began
-    cpu, rss = program.cpu_seconds() - before, program.peak_mib()
+    cpu = program.cpu_seconds() - before
+    rss = float(driven_mib[0]) if driven_mib else program.peak_mib()
     sink_cpu = sink.usage().cpu_seconds - sink_before
     taken = _taken(control, peer.service) - taken_before
     program.proceed()
-    return Measured(cpu / count * 1e6, count / wall, rss, count, accepted, taken, sink_cpu / wall)
+    return Measured(cpu / count * 1e6, count / wall, rss, count, int(accepted), taken, sink_cpu / wall)
 
 
 class Program:
-    """A peer's process. It says `ready` when it is warm, is told to go on, and says `done N` for N accepted."""
+    """A peer's process. It says `ready` when it is warm, is told to go on, and says `done N` for N accepted.
+
+    One that has another program send adds that one's MiB.
+    """
 
     def __init__(
         self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str], cpu: int | None

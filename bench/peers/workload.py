@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import repeat
@@ -63,11 +64,12 @@ async def measure(
     _mark(f"done {accepted}")
 
 
-def measure_blocking(warm_up: Callable[[], int], counted: Callable[[], int]) -> None:
-    """As `measure`, for programs that do not run on asyncio; each says how many were accepted."""
+def measure_driven(warm_up: Callable[[], int], counted: Callable[[], int]) -> None:
+    """As `measure`, for programs that have another one send; each says how many were accepted."""
     warm_up()
     _mark("ready")
-    _mark(f"done {counted()}")
+    accepted = counted()
+    _mark(f"done {accepted} {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}")
 
 
 async def _drain(items: Sequence[T], send: Callable[[T], Awaitable[int]], concurrency: int) -> int:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
 from gateway.dispatch.flight import Flight
-from gateway.model import State
+from gateway.model import Note, State
 from gateway.policy import screening
 from gateway.queue.base import DeadTarget, Lease, Queue
 from providers.base import Plan, Provider, ProviderSettings
@@ -86,3 +86,16 @@ def _keep_waiting(flight: Flight, now: float, wall: float) -> None:
     for index, note in flight.notes.items():
         if note.retry_at > wall and flight.states[index] == State.PENDING:
             flight.wait(index, now + note.retry_at - wall)
+
+
+def conclude(lease: Lease, state: State, reason: str, wall: float) -> None:
+    """Give every delivery of a lease that has none its receipt: nobody wants it any more, so it needs no route."""
+    progress = lease.progress
+    milliseconds = max(0, int((wall - lease.job.created_at) * 1000))
+    for index, former in enumerate(bytes(progress.states)):
+        if former in (State.PENDING, State.SENT):
+            note = progress.notes.setdefault(index, Note())
+            note.unanswered += former == State.SENT
+            note.reason, note.retry_at = reason, 0.0
+            progress.states[index] = screening.given_up(state, note.unanswered)
+            progress.milliseconds[index] = milliseconds

@@ -7,13 +7,14 @@ import contextlib
 import random
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import structlog
 
 from gateway.credentials.store import CredentialStore
-from gateway.dispatch.boarding import Plans, board
+from gateway.dispatch.boarding import Plans, board, conclude
 from gateway.dispatch.breaker import Breaker
 from gateway.dispatch.exchanges import Exchanges
 from gateway.dispatch.flight import Flight
@@ -22,9 +23,10 @@ from gateway.dispatch.retry import Limits
 from gateway.dispatch.sender import Sender
 from gateway.dispatch.standing import Standing
 from gateway.http2.pool import Address, Pool, tls_context
-from gateway.model import Job, Route
+from gateway.model import Lane, Route
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
+from gateway.policy import screening
 from gateway.queue.base import DeadTarget, Lease, LeaseLost, Queue, QueueError, QueueFull, Room
 from gateway.settings import Settings
 from providers import PROVIDERS
@@ -33,11 +35,17 @@ from providers.base import ProviderSettings
 TICK = 0.1
 """Seconds between looks at retries, expiries, deadlines and growth."""
 
+LONG_PAUSE = 1.0
+"""Seconds between looks that mean that this process was stopped or starved."""
+
 POLL = 0.1
 """Seconds between leases while nothing in this process says that there is work: other workers' uploads, due times."""
 
 MAX_BATCHES = 192
 """Held at a time by one worker, over all routes: about 0.5 MiB each while they fly."""
+
+MAX_PROMOTIONAL = 160
+"""Of these: slow campaigns of many routes may not take the last place of a one-time code."""
 
 TAIL_CHECKPOINT = 2.0
 """Seconds between checkpoints of a batch with nothing left but retries, so that its receipts can be read."""
@@ -46,6 +54,7 @@ IDLE_SENDER = 300.0
 """Seconds without work after which the connections to a Web Push origin are closed. Those to an app's own endpoint
 stay: services want them kept for hours, and a one-time code must not wait for a handshake."""
 
+CANCELLED_KEPT = 10_000
 UNCONFIGURED_DEFER = 60.0
 SET_ASIDE_DEFER = 60.0
 LONG_HOLD = 10.0
@@ -107,7 +116,7 @@ class Dispatcher:
         self._last_used: dict[Route, float] = {}
         self._standing = Standing(metrics, readiness)
         self._plans = Plans()
-        self._cancelled: set[str] = set()
+        self._cancelled: OrderedDict[str, None] = OrderedDict()
         self._cancel_cursor = 0
         self._work = asyncio.Event()
         self._draining = False
@@ -132,7 +141,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Dispatch until cancelled."""
         self._cancel_cursor, ids = await self._queue.cancelled(0)
-        self._cancelled.update(ids)
+        self._remember_cancelled(ids)
         for (app, name), way in self._ways.items():
             if PROVIDERS[name].single_origin:
                 self._open_sender(Route(app, name), way)
@@ -185,15 +194,21 @@ class Dispatcher:
 
     async def _lease(self) -> bool:
         room = self._room()
-        if room.batches <= 0 or self._draining or self._unstored:  # a lease may not run out under what is unstored
+        if room.batches <= 0 or self._stopping() or self._unstored:  # a lease may not run out under what is unstored
             return False
         leases = await self._queue.lease(room, time.time())
         for lease in leases:
+            if self._stopping():  # it began while the queue was asked
+                self._spawn(self._defer(lease, [], time.time()))
+                continue
             try:
                 await self._launch(lease)
             except Exception as error:  # whatever is wrong with one batch must not keep the others
                 self._set_aside(lease, [], error)
         return len(leases) > 0
+
+    def _stopping(self) -> bool:
+        return self._draining
 
     def _room(self) -> Room:
         """What can be taken. No route holds more than is free, so that a crowd of them leaves something to another."""
@@ -202,6 +217,7 @@ class Dispatcher:
         free = MAX_BATCHES - sum(held.values())
         return Room(
             batches=(free + 1) // 2,
+            promotional=max(0, MAX_PROMOTIONAL - self._promotional()),
             per_route=self._settings.dispatch.batches_per_route,
             closed=[
                 route
@@ -209,6 +225,11 @@ class Dispatcher:
                 if len(sender.flights) >= free or not self._takes_more(sender, now)
             ],
             held=held,
+        )
+
+    def _promotional(self) -> int:
+        return sum(
+            flight.job.lane is Lane.PROMOTIONAL for sender in self._senders.values() for flight in sender.flights
         )
 
     def _takes_more(self, sender: Sender, now: float) -> bool:
@@ -225,24 +246,26 @@ class Dispatcher:
 
     async def _launch(self, lease: Lease) -> None:
         route = lease.route
+        end = screening.overdue(lease.job, lease.job.id in self._cancelled, time.time())
+        if end is not None:
+            conclude(lease, *end, time.time())
+            self._spawn(self._conclude(lease))
+            return
         way = self._ways.get((route.app, route.provider))
         if way is None:
-            await self._defer_unconfigured(lease)
+            self._defer_unconfigured(lease)
             return
         sender = self._senders.get(route) or self._open_sender(route, way)
         self._last_used[route] = now = self._loop.time()
-        if not self._takes_more(sender, now) and not self._overdue(lease.job):
-            await self._defer(lease, [], time.time())  # its route is closed by now, and another worker's may be open
+        if not self._takes_more(sender, now):
+            # Its route is closed by now, and another worker's may be open.
+            self._spawn(self._defer(lease, [], time.time()))
             return
         plan = self._plans.get(lease, sender.provider, way.settings, sender.origin)
         flight = await board(lease, plan, sender.provider, self._queue, now, time.time(), self._cancelled.__contains__)
         sender.add(flight)
         if sender.backlog:
             sender.pool.wake()
-
-    def _overdue(self, job: Job) -> bool:
-        """Whether its batches end without being sent, so that they need no route."""
-        return job.id in self._cancelled or (job.expires_at is not None and job.expires_at <= time.time())
 
     def _open_sender(self, route: Route, way: _Way) -> Sender:
         provider = PROVIDERS[route.provider]
@@ -261,6 +284,7 @@ class Dispatcher:
             failed=self._failed,
             jitter=self._jitter,
         )
+        sender.stopped = self._draining
         sender.pool = Pool(
             Address.of(origin),
             way.tls,
@@ -294,6 +318,12 @@ class Dispatcher:
         self._standing.set_aside(lease, error)
         self._spawn(self._defer(lease, dead, time.time() + SET_ASIDE_DEFER))
 
+    async def _conclude(self, lease: Lease) -> None:
+        if await self._store(lambda: self._queue.complete(lease, [], time.time())):
+            metrics = self._metrics.lane(lease.route.app, lease.route.provider, lease.job.lane)
+            metrics.completed(bytes(lease.progress.states))
+            self._standing.completed(lease)
+
     async def _complete(self, sender: Sender, flight: Flight) -> None:
         dead = _verdicts(sender, flight)
         if await self._store(lambda: self._queue.complete(flight.lease, dead, time.time())):
@@ -312,8 +342,10 @@ class Dispatcher:
         self._spawn(self._defer(flight.lease, _verdicts(sender, flight), until))
 
     async def _defer(self, lease: Lease, dead: Sequence[DeadTarget], until: float) -> None:
-        expires_at = lease.job.expires_at
-        until = until if expires_at is None else min(until, expires_at)
+        # Not past the expiry, which is the time to end it; but never into the past, or it would come back at once.
+        expires_at, now = lease.job.expires_at, time.time()
+        if expires_at is not None:
+            until = min(until, max(expires_at, now))
         await self._store(lambda: self._queue.defer(lease, until, dead, time.time()))
 
     async def _checkpoint(self, sender: Sender, flight: Flight) -> None:
@@ -328,6 +360,8 @@ class Dispatcher:
         except QueueError as error:
             self._readiness.report("queue", False, str(error))
             flight.dead = [*dead, *flight.dead]
+            # Sooner than otherwise: the lease must not run out for want of another try.
+            flight.checkpointed_at -= self._settings.queue.lease_seconds / 6
 
     async def _store(self, operation: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         """Carry out a change of the queue, again and again while the disk is full. False: the lease is lost."""
@@ -351,12 +385,12 @@ class Dispatcher:
         finally:
             self._unstored -= full
 
-    async def _defer_unconfigured(self, lease: Lease) -> None:
+    def _defer_unconfigured(self, lease: Lease) -> None:
         name = f"{lease.route.app}/{lease.route.provider}"
         self._readiness.report(
             f"route {name}", False, "jobs wait for a route that the configuration no longer has: add it, or cancel them"
         )
-        await self._defer(lease, [], time.time() + UNCONFIGURED_DEFER)
+        self._spawn(self._defer(lease, [], time.time() + UNCONFIGURED_DEFER))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -373,6 +407,8 @@ class Dispatcher:
                 sender.tick(now, wall)
                 self._look_after(sender, now)
             await asyncio.sleep(TICK)
+            if self._loop.time() - now > LONG_PAUSE:
+                await asyncio.sleep(TICK)  # the process stood still: answers that came meanwhile are read first
 
     def _look_after(self, sender: Sender, now: float) -> None:
         """Put off what waits for long, extend leases, report holds, close what is idle."""
@@ -403,10 +439,16 @@ class Dispatcher:
                 self._cancel_cursor, ids = await self._queue.cancelled(self._cancel_cursor)
             except QueueError:
                 continue
-            self._cancelled.update(ids)
+            self._remember_cancelled(ids)
             for sender in self._senders.values():
                 for job_id in ids:
                     sender.cancel(job_id)
+
+    def _remember_cancelled(self, job_ids: Iterable[str]) -> None:
+        """The last ones: the queue ends whatever nobody holds, so this is for leases that crossed a cancellation."""
+        self._cancelled.update(dict.fromkeys(job_ids))
+        while len(self._cancelled) > CANCELLED_KEPT:
+            self._cancelled.popitem(last=False)
 
     def _wake_senders(self) -> None:
         for sender in self._senders.values():

@@ -23,6 +23,7 @@ from gateway.http2.pool import DialFailure, Pool
 from gateway.http2.protocol import Answer, Results, Tag
 from gateway.model import Lane, Route, State
 from gateway.observe.metrics import Handshake, Metrics
+from gateway.policy.screening import overdue
 from gateway.queue.base import DeadTarget
 from providers.base import Credential, Outcome, Provider, Rendered, Verdict
 
@@ -329,13 +330,10 @@ class Sender:
 
     def _end_overdue(self, flight: Flight, wall: float) -> bool:
         """End what of an expired or cancelled job is not on the wire; whether it is one."""
-        if flight.cancelled:
-            state, reason = State.CANCELLED, "cancelled before it was sent"
-        elif flight.job.expires_at is not None and flight.job.expires_at <= wall:
-            state, reason = State.EXPIRED, "expired before it could be sent"
-        else:
+        end = overdue(flight.job, flight.cancelled, wall)
+        if end is None:
             return False
-        ended = flight.abandon(state, flight.age(wall), reason)
+        ended = flight.abandon(end[0], flight.age(wall), end[1])
         if ended and not flight.left:
             self._finished(flight)
         return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from gateway.model import Note, State
+from gateway.model import Job, Note, State
 from gateway.queue.base import DeadTarget
 
 DIED_ON_WIRE = "its process died while it was on the wire; no answer was seen"
@@ -78,6 +78,15 @@ def dead(
             state = given_up(State.INVALID_TOKEN, note.unanswered if note else 0)
             endings.append(Ending(index, state, verdict.reason))
     return endings
+
+
+def overdue(job: Job, cancelled: bool, now: float) -> tuple[State, str] | None:
+    """State and reason of what of a job is not sent yet, if nobody wants it any more; `now` in UNIX seconds."""
+    if cancelled:
+        return State.CANCELLED, "cancelled before it was sent"
+    if job.expires_at is not None and job.expires_at <= now:
+        return State.EXPIRED, "expired before it could be sent"
+    return None
 
 
 def given_up(state: State, unanswered: int) -> State:

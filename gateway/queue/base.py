@@ -11,6 +11,7 @@ its batch was leased again is refused with `LeaseLost` and changes nothing.
 from __future__ import annotations
 
 import enum
+import sys
 from array import array
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
@@ -117,6 +118,8 @@ class Room(NamedTuple):
     """Routes that take nothing now."""
     held: dict[Route, int]
     """Batches already held, counted against `per_route`; a route that holds less is served first."""
+    promotional: int = sys.maxsize
+    """How many of `batches` may be promotional."""
 
 
 class Queue(Protocol):

@@ -73,6 +73,7 @@ def lease(
     taken: list[Taken] = []
     next_scan = 0
     for lane in Lane:
+        limit = min(limit, len(taken) + room.promotional) if lane is Lane.PROMOTIONAL else limit
         for start in dict.fromkeys((scan_from, 0)):
             left = limit - len(taken)
             if left == 0:
@@ -255,12 +256,12 @@ def give_back(
 # --- recovering
 
 
-def release_expired(db: apsw.Connection, now: float, trace_of: Callable[[str], Trace]) -> None:
-    """Give back what its holders have not extended in time."""
+def release_expired(db: apsw.Connection, now: float, owner: str, trace_of: Callable[[str], Trace]) -> None:
+    """Give back what other holders have not extended in time. `owner`, who asks, is alive and knows what it has."""
     expired = every(
         db,
-        "SELECT sequence, attempt, owner FROM batches WHERE state = 2 AND lease_until <= ? LIMIT ?",
-        (now, EXPIRED_AT_ONCE),
+        "SELECT sequence, attempt, owner FROM batches WHERE state = 2 AND lease_until <= ? AND owner != ? LIMIT ?",
+        (now, owner, EXPIRED_AT_ONCE),
     )
     traces = {owner: trace_of(owner) for _, _, owner in expired}
     for sequence, attempt, owner in expired:

@@ -93,6 +93,7 @@ class SqliteQueue:
         self._recorder: FlightRecorder | None = None
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._scan_from = 0
+        self._to_abandon: set[str] = set()
         self._dead = DeadFilter()
         self._dead_revision = 0
         self._dead_looked = float("-inf")
@@ -176,7 +177,9 @@ class SqliteQueue:
         return await self.database.write(operation)
 
     async def abandon(self, job_id: str) -> None:
+        self._to_abandon.add(job_id)  # until it is done: the disk may be full, which is often why
         await self.database.write(lambda db: uploads.abandon(db, job_id, self.owner))
+        self._to_abandon.discard(job_id)
         await self._sweep(time.time())
 
     # --- leases
@@ -204,7 +207,7 @@ class SqliteQueue:
         self, room: Room, limit: int, now: float, db: apsw.Connection
     ) -> tuple[list[Taken], dict[str, Job], int]:
         """The operation; runs in the writer's thread."""
-        leases.release_expired(db, now, self._trace_of)
+        leases.release_expired(db, now, self.owner, self._trace_of)
         until = now + self._lease_seconds
         taken, scan_from = leases.lease(db, room, limit, self.owner, now, until, self._scan_from)
         jobs = {}
@@ -292,6 +295,8 @@ class SqliteQueue:
     async def maintain(self, now: float) -> None:
         await self.recover(now)
         await self.database.write(lambda db: uploads.forget_answers(db, now))
+        for job_id in list(self._to_abandon):
+            await self.abandon(job_id)
 
     async def _sweep(self, now: float) -> None:
         while await self.database.write(lambda db: sweeping.sweep(db, SWEPT_AT_ONCE, now)):

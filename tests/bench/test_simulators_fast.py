@@ -198,3 +198,21 @@ def test_journal_reads_any_framing(padding: int, split: int, priority: bool, cut
     recording.add(headers, bodies, [b"\0\0\0\1"])
     assert journal.counts() == {"/path": 1}
     assert seen == [Request(b"POST", b"/path", {b"k": b"v"}, False, body)]
+
+
+@pytest.mark.parametrize("mode", ["fast", "quick"])
+async def test_arrivals_are_told_by_the_monotonic_clock(simulate: Start, connect: Connect, mode: str) -> None:
+    """The first one counts where a key is seen twice, and nobody else's is told."""
+    simulator = await simulate("stub", mode=mode)
+    client = await connect(simulator)
+    await client.until(lambda: client.limits[-1] >= 100)
+    before = time.monotonic()
+    first, between, second = [], [], []
+    for identity, moments in (("a", first), ("a", between), ("b", second)):
+        await client.answer(client.send("/push/00", {}, json.dumps({"id": identity}).encode()))
+        moments.append(time.monotonic())
+    arrivals = simulator.journal.arrivals(["a", "c"])
+    assert list(arrivals) == ["a"]
+    assert before <= arrivals["a"] <= first[0]
+    (of_b,) = simulator.journal.arrivals(["b"]).values()
+    assert between[0] <= of_b <= second[0]

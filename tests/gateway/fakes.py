@@ -133,11 +133,14 @@ class MemoryQueue:
             and max(batch.due, batch.held_until) <= now
             and batch.new.route not in room.closed
         ]
-        for _, _, number in sorted(due):
+        promotional = room.promotional
+        for lane, _, number in sorted(due):
             job, batch = self._sequence[number]
             route = batch.new.route
-            if len(taken) == room.batches or held[route] >= room.per_route:
+            full = lane is Lane.PROMOTIONAL and (promotional == 0 or held[route] >= room.per_route)
+            if full or len(taken) == room.batches:
                 continue
+            promotional -= lane is Lane.PROMOTIONAL
             held[route] += 1
             batch.attempt += 1
             batch.held_until = now + self._lease_seconds

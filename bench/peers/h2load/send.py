@@ -29,7 +29,7 @@ def send(work: workload.Workload, targets: Sequence[str]) -> int:
 
 def main() -> None:
     work = workload.load()
-    workload.measure_blocking(partial(send, work, work.warm_up), partial(send, work, work.counted))
+    workload.measure_driven(partial(send, work, work.warm_up), partial(send, work, work.counted))
 
 
 if __name__ == "__main__":

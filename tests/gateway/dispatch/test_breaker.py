@@ -356,7 +356,7 @@ class Route(RuleBasedStateMachine):
     @invariant()
     def a_hold_ends(self) -> None:
         hold = self.breaker.hold(self.now)
-        assert hold is None or 0 <= hold <= rules.MISCONFIGURED_HOLD
+        assert hold is None or 0 <= hold < rules.MISCONFIGURED_HOLD + 1
 
     @invariant()
     def a_cause_comes_with_a_hold(self) -> None:
@@ -365,7 +365,7 @@ class Route(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Whatever was, a service that works again gets everything: by one probe, alone."""
         self.breaker.unsent(self.on_wire, self.now)
-        self.now += rules.MISCONFIGURED_HOLD
+        self.now += rules.MISCONFIGURED_HOLD + 1
         if self.breaker.cause is not None:
             probed(self.breaker, self.now)
             self.breaker.accepted(1, self.now)

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model import Note, State
+from gateway.model import Job, Lane, Note, State
 from gateway.policy import screening
 from gateway.policy.screening import Ending
 from gateway.queue.base import DeadTarget
+from providers.base import Message
 
 NOW = 1_000.0
 OPEN = (State.PENDING, State.SENT)
@@ -70,3 +71,24 @@ def test_a_delivery_that_may_have_been_sent_is_called_unknown() -> None:
     verdicts = {b"key": DeadTarget(b"key", 100.0, "Unregistered")}
     (ending,) = screening.dead([0], [b"key"], [b""], verdicts, {0: Note(unanswered=1)})
     assert ending.state is State.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("cancelled", "expires_at", "state"),
+    [
+        (False, None, None),
+        (False, NOW + 1, None),
+        (False, NOW, State.EXPIRED),
+        (True, None, State.CANCELLED),
+        (True, NOW - 1, State.CANCELLED),
+    ],
+)
+def test_nobody_wants_what_is_cancelled_or_expired(
+    cancelled: bool, expires_at: float | None, state: State | None
+) -> None:
+    job = Job(
+        id="job_1", app="shop", lane=Lane.PROMOTIONAL, message=Message(), created_at=0.0, expires_at=expires_at,
+        resend_unknown=False,
+    )  # fmt: skip
+    end = screening.overdue(job, cancelled, NOW)
+    assert (end[0] if end else None) is state

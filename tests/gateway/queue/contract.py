@@ -196,6 +196,13 @@ class QueueContract:
         leases = await queue.lease(room(batches=8, per_route=2, apns=2), NOW)
         assert [lease.job.id for lease in leases] == [new.id for new in urgent]
 
+    async def test_campaigns_take_no_more_than_their_part(self, queue: Queue) -> None:
+        """Of all that may be held a part is kept for transactional work, however many routes have campaigns."""
+        await stored(queue, *(batch(1, route) for route in (APNS, FCM, WEB)))
+        urgent = await stored(queue, batch(1, WEB), lane=Lane.TRANSACTIONAL)
+        leases = await queue.lease(room()._replace(promotional=2), NOW)
+        assert [lease.job.id == urgent.id for lease in leases] == [True, False, False]
+
     async def test_closed_routes_take_nothing(self, queue: Queue) -> None:
         """Work of a closed route stays where it is."""
         await stored(queue, batch(1, APNS), batch(1, FCM))

@@ -43,10 +43,16 @@ impl Sender {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let targets = fs::read_to_string(env::var("TARGETS")?)?;
-    let subscriptions: Vec<SubscriptionInfo> = targets.split('\n').map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let subscriptions: Vec<SubscriptionInfo> = targets
+        .split('\n')
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
     let (warm_up, counted) = subscriptions.split_at(env::var("WARM_UP")?.parse()?);
     let authority = Certificate::from_pem(&fs::read(env::var("CA_FILE")?)?)?;
-    let tls = TlsConnector::builder().add_root_certificate(authority).request_alpns(&["h2"]).build()?;
+    let tls = TlsConnector::builder()
+        .add_root_certificate(authority)
+        .request_alpns(&["h2"])
+        .build()?;
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
