@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
-from gateway.dispatch.flight import Flight
+from gateway.dispatch.flight import Flight, age
 from gateway.model import Note, State
 from gateway.policy import screening
 from gateway.queue.base import DeadTarget, Lease, Queue
@@ -91,7 +91,7 @@ def _keep_waiting(flight: Flight, now: float, wall: float) -> None:
 def conclude(lease: Lease, state: State, reason: str, wall: float) -> None:
     """Give every delivery of a lease that has none its receipt: nobody wants it any more, so it needs no route."""
     progress = lease.progress
-    milliseconds = max(0, int((wall - lease.job.created_at) * 1000))
+    milliseconds = age(lease.job, wall)
     for index, former in enumerate(bytes(progress.states)):
         if former in (State.PENDING, State.SENT):
             note = progress.notes.setdefault(index, Note())

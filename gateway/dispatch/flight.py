@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.model import INDEX_DIGITS, Note, State, delivery_prefix
+from gateway.model import INDEX_DIGITS, Job, Note, State, delivery_prefix
 from gateway.policy.screening import given_up
 from gateway.queue.base import DeadTarget, Lease
 from providers.base import Plan, Rows
@@ -16,6 +16,11 @@ from providers.base import Plan, Rows
 _SENT = bytes([State.SENT]) * len(INDEX_DIGITS)
 _LONGEST = 0xFFFFFFFF
 """Of the milliseconds column: 49 days."""
+
+
+def age(job: Job, wall: float) -> int:
+    """Milliseconds since a job was created, as the column stores them; `wall` is in UNIX seconds."""
+    return min(max(0, int((wall - job.created_at) * 1000)), _LONGEST)
 
 
 class Flight:
@@ -80,8 +85,8 @@ class Flight:
         return self._waiting[0][0] if self._waiting else None
 
     def age(self, wall: float) -> int:
-        """Milliseconds since the job was created, as the column stores them; `wall` is in UNIX seconds."""
-        return min(max(0, int((wall - self.job.created_at) * 1000)), _LONGEST)
+        """See `age`."""
+        return age(self.job, wall)
 
     def resume(self, pending: Sequence[int]) -> None:
         """Go on with these deliveries only; the others are done or waiting."""

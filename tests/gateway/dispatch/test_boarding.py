@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.dispatch.boarding import PLANS_KEPT, Plans, board
+from gateway.dispatch.boarding import PLANS_KEPT, Plans, board, conclude
 from gateway.dispatch.flight import Flight
 from gateway.model import Note, State
 from gateway.policy.screening import DIED_ON_WIRE
@@ -159,6 +159,15 @@ async def test_a_job_that_is_cancelled_while_its_batch_comes_is_known_as_well() 
     provider, of = ScriptedProvider(), lease(2)
     flight = await board(of, provider.plan, provider, Slow(), NOW, WALL, cancelled.__contains__)
     assert flight.cancelled
+
+
+@pytest.mark.parametrize(("days", "milliseconds"), [(1, 86_400_000), (100, 0xFFFFFFFF)])
+def test_what_nobody_wants_any_more_ends_however_old_it_is(days: int, milliseconds: int) -> None:
+    of = lease(4, states=bytes([A, P, S, P]), notes={3: Note(attempts=2, unanswered=1, retry_at=WALL)})
+    conclude(of, State.EXPIRED, "too late", EPOCH + days * 86_400)
+    assert [State(state).word for state in of.progress.states] == ["accepted", "expired", "unknown", "unknown"]
+    assert list(of.progress.milliseconds) == [0, milliseconds, milliseconds, milliseconds]
+    assert of.progress.notes[3] == Note(reason="too late", attempts=2, unanswered=1)
 
 
 class TestPlans:

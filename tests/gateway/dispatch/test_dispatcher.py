@@ -304,7 +304,7 @@ class TestTrouble:
             assert not world.queue.dead
             assert world.shop.taken < 3000
             assert "no token is invalidated" in world.parts["route shop/stub"]
-            await asyncio.sleep(3600.0)
+            await asyncio.sleep(700.0)
             assert not world.queue.dead
             assert world.shop.taken < 3000
             assert "pending" in world.states(job)
@@ -688,7 +688,7 @@ class TestConnections:
         origin = virtual_loop().serve("origin.example", Service(lambda path: GONE))
         async with world.run():
             await world.submit(*[1000] * 10, route=Route("shop", "stub", "https://origin.example"))
-            await asyncio.sleep(2000.0)
+            await asyncio.sleep(700.0)
             assert origin.taken < 3000
             assert not world.queue.dead
 

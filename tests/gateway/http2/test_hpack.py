@@ -350,3 +350,29 @@ def test_only_so_many_blocks_are_remembered() -> None:
     for value in range(1000):
         decoder.decode(b"\x88\x00\x01n" + literal(b"%d" % value))
         assert len(decoder._known) <= AnswerDecoder._REMEMBERED
+
+
+FIELD = st.tuples(
+    st.sampled_from([b":status", b"content-type", b"location", b"date", b"x-name", b"www-authenticate", b"apns-id"]),
+    st.one_of(st.sampled_from([b"200", b"404", b"", b"a" * 126, b"a" * 127]), st.binary(max_size=40)),
+)
+
+
+@given(st.lists(FIELD, min_size=1, max_size=40), st.booleans(), st.integers(0, 200), st.binary(max_size=3))
+def test_plain_blocks_say_what_the_library_says(
+    fields: list[tuple[bytes, bytes]], huffman: bool, cut: int, tail: bytes
+) -> None:
+    """The short way through plain blocks is the library's way, also for blocks that are cut off or have a tail."""
+    encoder = hpack.Encoder()
+    encoder.header_table_size = 0
+    whole = encoder.encode(fields, huffman=huffman).lstrip(b"\x20")
+    block = whole[: len(whole) - cut] + tail
+    library = hpack.Decoder(max_header_list_size=16384)
+    library.max_allowed_table_size = library.header_table_size = 0
+    try:
+        expected = tuple((bytes(name), bytes(value)) for name, value in library.decode(block, raw=True))
+    except (hpack.HPACKError, IndexError):
+        with pytest.raises(HeaderError):
+            AnswerDecoder(16384).decode(block)
+    else:
+        assert AnswerDecoder(16384).decode(block).fields == expected
