@@ -439,7 +439,7 @@ class ClientProtocol:
         """HEADERS (a block that was decoded before) and the one DATA frame that ends the stream, both whole in `data`.
 
         FCM's successes look so. Returns the position behind them, or 0 for anything else, which goes the long way:
-        1.2 us a pair instead of 2.4.
+        1.7 us a pair instead of 3.1.
         """
         decoded = self._decoder.remembered(data[start:stop])
         if decoded is None or decoded.status is None or decoded.status < 200 or len(data) - stop < _HEADER_SIZE:
