@@ -69,6 +69,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     variables: tuple[str, ...] = ()
     """The order of a batch's variable columns: `template.variables(message)`."""
     collapse_key: str | None = None
+    ordering_key: str | None = None
+    """Nothing of it is sent before every earlier job of the app with the same key has ended."""
     created_at: float
     """UNIX seconds, as all instants here."""
     deliver_at: float | None = None

@@ -334,7 +334,8 @@ class Dispatcher:
             if dead:
                 self._metrics.route(flight.job.app, sender.route.provider).invalid_tokens(len(dead))
         self._last_used[sender.route] = self._loop.time()
-        if len(sender.flights) <= self._settings.dispatch.batches_per_route // 2:
+        # The next job of an ordering key can be leased from now on.
+        if flight.job.ordering_key or len(sender.flights) <= self._settings.dispatch.batches_per_route // 2:
             self._work.set()
 
     def _give_back(self, sender: Sender, flight: Flight, until: float) -> None:

@@ -20,7 +20,7 @@ TTL = "a number of seconds, or a number with s, m, h or d, such as 6h"
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _TTL = re.compile(r"([0-9]{1,9})([smhd])")
-_COLLAPSE_KEY = re.compile(r"[!-~]{1,64}")
+_CALLERS_KEY = re.compile(r"[!-~]{1,64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 Instant = Annotated[datetime, Meta(tz=True)]
@@ -49,6 +49,16 @@ class JobLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         str | None,
         Meta(
             description="Replaces an earlier notification with the same key on the device. Visible ASCII.",
+            extra_json_schema={"pattern": "^[!-~]{1,64}$"},
+        ),
+    ] = None
+    ordering_key: Annotated[
+        str | None,
+        Meta(
+            description="Nothing of this job is sent before every earlier job of the app with the same key has a"
+            " receipt for each of its deliveries: newer never overtakes older, and a retry holds back its key alone."
+            " Earlier is what was answered earlier, whatever its class; a job with `deliver_at` holds back the later"
+            " ones until it is done. Without a key nothing waits. Visible ASCII.",
             extra_json_schema={"pattern": "^[!-~]{1,64}$"},
         ),
     ] = None
@@ -97,6 +107,7 @@ def job(line: JobLine, now: float) -> tuple[Job, list[Problem]]:
         message=line.message,
         variables=template.variables(line.message),
         collapse_key=line.collapse_key,
+        ordering_key=line.ordering_key,
         created_at=now,
         deliver_at=_instant(line.deliver_at),
         expires_at=_expiry(line, now, problems),
@@ -108,8 +119,9 @@ def job(line: JobLine, now: float) -> tuple[Job, list[Problem]]:
 def _words(line: JobLine) -> Iterator[Problem]:
     if _CONTROL.search(line.campaign):
         yield Problem("/campaign", "must not hold control characters")
-    if line.collapse_key is not None and not _COLLAPSE_KEY.fullmatch(line.collapse_key):
-        yield Problem("/collapse_key", "must be 1 to 64 visible ASCII characters")
+    for name, key in (("collapse_key", line.collapse_key), ("ordering_key", line.ordering_key)):
+        if key is not None and not _CALLERS_KEY.fullmatch(key):
+            yield Problem(f"/{name}", "must be 1 to 64 visible ASCII characters")
 
 
 def _overrides(message: Message) -> Iterator[Problem]:

@@ -4,6 +4,9 @@ Work enters as batches of a job that is still being uploaded, becomes visible as
 checkpointed and completed. A batch's progress is columns: one byte of `State` a delivery, one number of milliseconds,
 a few `Note`s. The columns are also the receipts, so a delivery cannot have two.
 
+Jobs of one app with the same ordering key are leased one after the other, in the order of their seals: the next when
+each batch of the one before has ended. A batch that is put off or parked goes on holding back what is behind it.
+
 Every method that changes something is durable when it returns. `Lease.attempt` fences: whatever a holder says after
 its batch was leased again is refused with `LeaseLost` and changes nothing.
 """

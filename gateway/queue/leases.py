@@ -13,6 +13,7 @@ from gateway.queue.base import DeadTarget, LeaseLost, QueueError, Room
 from gateway.queue.columns import Columns
 from gateway.queue.dead import remember_dead
 from gateway.queue.flight import Entry, Trace
+from gateway.queue.ordering import step_out
 from gateway.queue.rows import every, first, only
 from gateway.queue.schema import BatchState, JobState
 
@@ -51,6 +52,8 @@ class Batch(NamedTuple):
     due: float
     created: float
     cancelled: bool
+    ordered: bool
+    """Whether its job has an ordering key."""
     stored: Columns | None
 
 
@@ -182,16 +185,17 @@ def _held(db: apsw.Connection, hold: Hold) -> Batch:
 def batch_of(db: apsw.Connection, sequence: int, condition: str, bindings: tuple[object, ...]) -> Batch | None:
     row = first(
         db,
-        "SELECT b.job, b.count, b.due, j.created, j.state, r.states, r.notes, r.milliseconds "
+        "SELECT b.job, b.count, b.due, j.created, j.state, j.ordering_key IS NOT NULL, "
+        "r.states, r.notes, r.milliseconds "
         "FROM batches b JOIN jobs j ON j.number = b.job LEFT JOIN receipts r USING (sequence) "
         "WHERE b.sequence = ? AND " + condition,
         (sequence, *bindings),
     )
     if row is None:
         return None
-    job, size, due, created, job_state, states, notes, milliseconds = row
+    job, size, due, created, job_state, ordered, states, notes, milliseconds = row
     stored = Columns(states, notes, milliseconds) if states is not None else None
-    return Batch(sequence, job, size, due, created, job_state == JobState.CANCELLED, stored)
+    return Batch(sequence, job, size, due, created, job_state == JobState.CANCELLED, bool(ordered), stored)
 
 
 def _save(db: apsw.Connection, batch: Batch, columns: Columns) -> None:
@@ -233,6 +237,8 @@ def _end(db: apsw.Connection, batch: Batch, now: float) -> None:
         "UPDATE jobs SET open_batches = open_batches - 1, finished = iif(open_batches = 1, ?, NULL) WHERE number = ?",
         (now, batch.job),
     )
+    if batch.ordered and first(db, "SELECT 1 FROM jobs WHERE number = ? AND open_batches = 0", (batch.job,)):
+        step_out(db, batch.job)
     db.execute("UPDATE stored SET batches = batches - 1, deliveries = deliveries - ?", (batch.size,))
 
 

@@ -37,6 +37,7 @@ class BatchState(enum.IntEnum):
     LEASED = 2
     DONE = 3  #: all its deliveries are terminal
     CANCELLING = 4  #: was unheld when its job was cancelled: the sweep ends it
+    BEHIND = 5  #: an earlier job with its ordering key has not ended, see `ordering`
 
 
 _FIRST = """
@@ -57,12 +58,21 @@ CREATE TABLE jobs (
     created REAL NOT NULL,
     state INTEGER NOT NULL,
     uploader TEXT,
+    ordering_key TEXT,
     deliveries INTEGER NOT NULL DEFAULT 0,
     open_batches INTEGER NOT NULL DEFAULT 0,
     finished REAL
 ) STRICT;
 CREATE INDEX jobs_unsettled ON jobs (state) WHERE state IN (0, 3);
 CREATE INDEX jobs_finished ON jobs (finished) WHERE finished IS NOT NULL;
+
+CREATE TABLE lines (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    app TEXT NOT NULL,
+    key TEXT NOT NULL,
+    job INTEGER NOT NULL UNIQUE
+) STRICT;
+CREATE INDEX lines_key ON lines (app, key, number);
 
 CREATE TABLE messages (
     job INTEGER PRIMARY KEY,

@@ -20,8 +20,8 @@ def cancel(db: apsw.Connection, job_id: str) -> bool:
         db.execute("UPDATE jobs SET state = ? WHERE number = ?", (JobState.CANCELLED, number))
         db.execute("INSERT INTO cancellations (job) VALUES (?)", (number,))
         db.execute(
-            "UPDATE batches SET state = ? WHERE job = ? AND state = ?",
-            (BatchState.CANCELLING, number, BatchState.READY),
+            "UPDATE batches SET state = ? WHERE job = ? AND state IN (?, ?)",
+            (BatchState.CANCELLING, number, BatchState.READY, BatchState.BEHIND),
         )
     return True
 

@@ -10,6 +10,7 @@ import msgspec
 
 from gateway.model import BATCH_SIZE, Job, Route
 from gateway.queue.base import Idempotency, NewBatch, QueueError, QueueFull, Replay, Twin
+from gateway.queue.ordering import line_up
 from gateway.queue.rows import every, first, only
 from gateway.queue.schema import BatchState, JobState
 
@@ -21,6 +22,8 @@ class _Upload(NamedTuple):
     number: int
     lane: int
     due: float
+    app: str
+    ordering_key: str | None
 
 
 def begin(
@@ -33,8 +36,8 @@ def begin(
             return former
     due = job.created_at if job.deliver_at is None else job.deliver_at
     db.execute(
-        "INSERT INTO jobs (id, app, lane, due, created, state, uploader) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (job.id, job.app, job.lane, due, job.created_at, JobState.UPLOADING, uploader),
+        "INSERT INTO jobs (id, app, lane, due, created, state, uploader, ordering_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (job.id, job.app, job.lane, due, job.created_at, JobState.UPLOADING, uploader, job.ordering_key),
     )
     db.execute("INSERT INTO messages VALUES (?, ?)", (db.last_insert_rowid(), _encode_job(job)))
     if idempotency is not None:
@@ -68,9 +71,12 @@ def put(db: apsw.Connection, job_id: str, batches: Sequence[NewBatch], uploader:
 
 def seal(db: apsw.Connection, job_id: str, fingerprint: bytes, answer: bytes, uploader: str) -> None:
     """Make all batches of a job visible at once."""
-    number, _, due = _upload(db, job_id, uploader)
+    number, _, due, app, ordering_key = _upload(db, job_id, uploader)
     count, deliveries = only(db, "SELECT count(*), coalesce(sum(count), 0) FROM batches WHERE job = ?", (number,))
-    db.execute("UPDATE batches SET state = ? WHERE job = ?", (BatchState.READY, number))
+    state = BatchState.READY
+    if ordering_key is not None and count:
+        state = line_up(db, number, app, ordering_key)
+    db.execute("UPDATE batches SET state = ? WHERE job = ?", (state, number))
     db.execute(
         "UPDATE jobs SET state = ?, uploader = NULL, open_batches = ?, deliveries = ?, finished = ? WHERE number = ?",
         (JobState.READY, count, deliveries, None if count else due, number),
@@ -109,10 +115,10 @@ def forget_answers(db: apsw.Connection, now: float) -> None:
 
 
 def _upload(db: apsw.Connection, job_id: str, uploader: str) -> _Upload:
-    row = first(db, "SELECT number, lane, due, state, uploader FROM jobs WHERE id = ?", (job_id,))
-    if row is None or row[3:] != (JobState.UPLOADING, uploader):
+    row = first(db, "SELECT state, uploader, number, lane, due, app, ordering_key FROM jobs WHERE id = ?", (job_id,))
+    if row is None or row[:2] != (JobState.UPLOADING, uploader):
         raise QueueError(f"{job_id} is not being uploaded by this process: begin it again")
-    return _Upload(*row[:3])
+    return _Upload(*row[2:])
 
 
 def _count_in(db: apsw.Connection, batches: Sequence[NewBatch], high_water: int) -> None:

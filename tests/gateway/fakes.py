@@ -35,6 +35,10 @@ class StoredBatch:
     held_until: float = 0.0
     complete_at: float | None = None
 
+    @property
+    def ended(self) -> bool:
+        return self.complete_at is not None
+
 
 @dataclass
 class StoredJob:
@@ -130,6 +134,7 @@ class MemoryQueue:
             (job.job.lane, batch.due, number)
             for number, (job, batch) in enumerate(self._sequence)
             if batch.complete_at is None
+            and self._first_of_its_key(job)
             and max(batch.due, batch.held_until) <= now
             and batch.new.route not in room.closed
         ]
@@ -147,6 +152,12 @@ class MemoryQueue:
             new, progress = batch.new, batch.progress
             taken.append(Lease(number, new.id, batch.attempt, job.job, route, new.count, new.columns, _copy(progress)))
         return taken
+
+    def _first_of_its_key(self, stored: StoredJob) -> bool:
+        """Whether no job with its ordering key that was sealed earlier has work left."""
+        key = (stored.job.app, stored.job.ordering_key)
+        ahead = (job for job, batch in self._sequence if (job.job.app, job.job.ordering_key) == key and not batch.ended)
+        return stored.job.ordering_key is None or next(ahead, stored) is stored
 
     async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
         self._held(lease, dead).held_until = now + self._lease_seconds

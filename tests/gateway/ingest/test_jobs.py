@@ -78,10 +78,10 @@ async def test_ttl_of_a_scheduled_job_counts_from_its_delivery(gateway: Gateway)
     """What waits for its moment does not grow old meanwhile."""
     at = int(time.time()) + 3600
     due = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
-    await gateway.post(document(ttl=60, deliver_at=due, campaign="c", collapse_key="k"))
+    await gateway.post(document(ttl=60, deliver_at=due, campaign="c", collapse_key="k", ordering_key="o"))
     [stored] = gateway.queue.jobs.values()
     assert (stored.job.deliver_at, stored.job.expires_at) == (at, at + 60)
-    assert (stored.job.campaign, stored.job.collapse_key) == ("c", "k")
+    assert (stored.job.campaign, stored.job.collapse_key, stored.job.ordering_key) == ("c", "k", "o")
 
 
 async def test_bad_recipients_are_refused_alone(gateway: Gateway) -> None:

@@ -44,6 +44,8 @@ WRONG = {
     "collapse key with CRLF": ({"collapse_key": "a\r\nb"}, "/collapse_key", "visible ASCII"),
     "collapse key with a newline at its end": ({"collapse_key": "a\n"}, "/collapse_key", "visible ASCII"),
     "collapse key length": ({"collapse_key": "a" * 65}, "/collapse_key", "64"),
+    "ordering key with a blank": ({"ordering_key": "a b"}, "/ordering_key", "visible ASCII"),
+    "ordering key length": ({"ordering_key": "a" * 65}, "/ordering_key", "64"),
     "ttl word": ({"ttl": "6 hours"}, "/ttl", "such as 6h"),
     "ttl zero": ({"ttl": 0}, "/ttl", "at least one second"),
     "ttl endless": ({"ttl": "400d"}, "/ttl", "365 days"),

@@ -240,6 +240,96 @@ class QueueContract:
         assert len({lease.batch_id for lease in mine + theirs}) == 10
         assert await queue.lease(room(), NOW) == []
 
+    # --- ordering keys
+
+    async def test_one_after_the_other(self, queue: Queue, open_queue: Opener) -> None:
+        """The next job of a key is leased when nothing of the one before it is left, whoever held that."""
+        other = await open_queue("second")
+        jobs = [await stored(queue, batch(1), batch(1, FCM), key="a") for _ in range(3)]
+        for each in jobs:
+            first, second = await queue.lease(room(), NOW)
+            assert first.job.id == second.job.id == each.id
+            assert await other.lease(room(), NOW) == []
+            await queue.complete(accept(first), [], NOW)
+            assert await other.lease(room(), NOW) == []
+            await queue.complete(accept(second), [], NOW)
+        assert await queue.depth() == (0, 0, None)
+
+    async def test_other_keys_and_none_wait_for_nobody(self, queue: Queue) -> None:
+        """A key holds back its own app's jobs with the same key, and nobody else."""
+        first = await stored(queue, batch(1), key="a")
+        await stored(queue, batch(1), key="a")
+        free = [
+            await stored(queue, batch(1), key="b"),
+            await stored(queue, batch(1, Route("bank", "apns")), key="a", app="bank"),
+            await stored(queue, batch(1)),
+            await stored(queue, batch(1)),
+        ]
+        leased = {lease.job.id for lease in await queue.lease(room(), NOW)}
+        assert leased == {first.id, *(job.id for job in free)}
+
+    async def test_a_retry_holds_back_its_key(self, queue: Queue) -> None:
+        """What is put off goes on holding back the jobs behind it, whatever their class."""
+        await stored(queue, batch(1), key="a")
+        await stored(queue, batch(1), key="a", lane=Lane.TRANSACTIONAL)
+        (lease,) = await queue.lease(room(), NOW)
+        await queue.defer(lease, NOW + 30, [], NOW)
+        assert await queue.lease(room(), NOW + 29) == []
+        (again,) = await queue.lease(room(), NOW + 30)
+        assert again.batch_id == lease.batch_id
+        await queue.complete(accept(again), [], NOW + 30)
+        assert len(await queue.lease(room(), NOW + 30)) == 1
+
+    async def test_a_scheduled_job_holds_back_its_key(self, queue: Queue) -> None:
+        """The order is that of the answers, not of the due times."""
+        await stored(queue, batch(1), key="a", deliver_at=NOW + 60)
+        await stored(queue, batch(1), key="a")
+        assert await queue.lease(room(), NOW + 59) == []
+        assert len(await queue.lease(room(), NOW + 60)) == 1
+
+    async def test_earlier_is_what_was_sealed_earlier(self, queue: Queue) -> None:
+        """A long upload is behind a job that was answered before it ended."""
+        slow = job(key="a")
+        await queue.begin(slow, None)
+        quick = await stored(queue, batch(1), key="a")
+        await queue.seal(slow.id, [batch(1)], b"", b"{}")
+        (lease,) = await queue.lease(room(), NOW)
+        assert lease.job.id == quick.id
+        await queue.complete(accept(lease), [], NOW)
+        (lease,) = await queue.lease(room(), NOW)
+        assert lease.job.id == slow.id
+
+    async def test_a_job_without_batches_holds_back_nobody(self, queue: Queue) -> None:
+        """It ended with its seal."""
+        await stored(queue, key="a")
+        await stored(queue, batch(1), key="a")
+        assert len(await queue.lease(room(), NOW)) == 1
+
+    async def test_a_cancelled_job_lets_the_next_one_go(self, queue: Queue) -> None:
+        """Wherever it is in the line: the first while it waits or is held, or one in the middle."""
+        first, second, third, fourth = [await stored(queue, batch(1), batch(1), key="a") for _ in range(4)]
+        await queue.cancel(second.id, NOW)
+        held, waiting = await queue.lease(room(), NOW)
+        assert held.job.id == waiting.job.id == first.id
+        await queue.defer(waiting, NOW, [], NOW)
+        await queue.cancel(first.id, NOW)
+        assert await queue.lease(room(), NOW) == []
+        held.progress.states[:] = bytes([State.CANCELLED])
+        await queue.complete(held, [], NOW)
+        assert {lease.job.id for lease in await queue.lease(room(), NOW)} == {third.id}
+        await queue.cancel(fourth.id, NOW)
+        assert (await queue.depth())[:2] == (2, 2)
+
+    async def test_a_takeover_keeps_the_order(self, queue: Queue, open_queue: Opener) -> None:
+        """What a silent holder had goes first, to whoever takes it over."""
+        other = await open_queue("second")
+        first, _ = [await stored(queue, batch(1), key="a") for _ in range(2)]
+        await queue.lease(room(), NOW)
+        (taken,) = await other.lease(room(), NOW + LEASE_SECONDS)
+        assert taken.job.id == first.id
+        await other.complete(accept(taken), [], NOW + LEASE_SECONDS)
+        assert len(await queue.lease(room(), NOW + LEASE_SECONDS)) == 1
+
     # --- progress
 
     async def test_complete_ends_it(self, queue: Queue) -> None:

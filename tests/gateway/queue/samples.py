@@ -12,13 +12,21 @@ FCM = Route("shop", "fcm")
 WEB = Route("shop", "webpush", "https://push.example")
 
 
-def job(*, lane: Lane = Lane.PROMOTIONAL, deliver_at: float | None = None, created_at: float = NOW) -> Job:
+def job(
+    *,
+    lane: Lane = Lane.PROMOTIONAL,
+    deliver_at: float | None = None,
+    created_at: float = NOW,
+    key: str | None = None,
+    app: str = "shop",
+) -> Job:
     return Job(
         id=new_job_id(),
-        app="shop",
+        app=app,
         lane=lane,
         message=Message(title="Hello {{name}}"),
         variables=("name",),
+        ordering_key=key,
         created_at=created_at,
         deliver_at=deliver_at,
         resend_unknown=lane is Lane.TRANSACTIONAL,
@@ -47,9 +55,14 @@ def room(batches: int = 100, per_route: int = 100, closed: tuple[Route, ...] = (
 
 
 async def stored(
-    queue: Queue, *batches: NewBatch, lane: Lane = Lane.PROMOTIONAL, deliver_at: float | None = None
+    queue: Queue,
+    *batches: NewBatch,
+    lane: Lane = Lane.PROMOTIONAL,
+    deliver_at: float | None = None,
+    key: str | None = None,
+    app: str = "shop",
 ) -> Job:
     """A job of these batches, ready to be leased."""
-    new = job(lane=lane, deliver_at=deliver_at)
+    new = job(lane=lane, deliver_at=deliver_at, key=key, app=app)
     assert await queue.submit(new, None, batches, b"{}") is None
     return new
