@@ -7,7 +7,7 @@ from providers.base import Head, Headers, Message, Outcome, Problem, Rendered, R
 from providers.webpush import message as push
 from providers.webpush import response
 from providers.webpush.encryption import LONGEST_PLAINTEXT, encrypt
-from providers.webpush.subscription import decode
+from providers.webpush.subscription import POINT, SECRET, decode
 
 
 def check(message: Message, terms: Terms) -> list[Problem]:
@@ -52,10 +52,7 @@ class WebPushPlan:
         texts = self._template.render(rows.variables, (rows.ids,), len(rows.ids))
         template.reject_oversized(texts, LONGEST_PLAINTEXT)
         paths, p256dh, auth = rows.targets
-        bodies = [
-            b"" if position in texts.rejected else encrypt(text, decode(key), decode(secret))
-            for position, (text, key, secret) in enumerate(zip(texts.bodies, p256dh, auth, strict=True))
-        ]
+        bodies = encrypt(texts.bodies, decode(p256dh, POINT), decode(auth, SECRET))
         fields: tuple[list[bytes], ...] = (paths,)
         if self._ttl_varies:
             fields += ([b"%d" % push.ttl(self._message, self._terms, now)] * len(rows.ids),)
