@@ -94,7 +94,7 @@ class Note(msgspec.Struct, array_like=True, gc=False):
     attempts: int = 1
     provider_id: str = ""
     retry_at: float = 0.0
-    """UNIX seconds before which a PENDING one is not to be tried again."""
+    """Seconds of the queue's clock (`Queue.time`) before which a PENDING one is not to be tried again."""
     unanswered: int = 0
     """How many of the attempts got no answer: each may have reached the device."""
 

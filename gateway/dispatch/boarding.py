@@ -52,7 +52,8 @@ async def board(
     flight = Flight(lease, plan, columns, provider.target_columns, now)
     keys = provider.registered_keys(lease.route.origin, flight.targets)
     verdicts = await queue.dead_targets(lease.route, keys)
-    send, resend, endings = screening.resume(bytes(flight.states), flight.notes, flight.job.resend_unknown, wall)
+    clock = queue.time()
+    send, resend, endings = screening.resume(bytes(flight.states), flight.notes, flight.job.resend_unknown, clock)
     flight.left -= sum(state >= State.ACCEPTED for state in bytes(flight.states).strip(_UNTOUCHED))
     _died_on_wire(flight, resend, endings)
     if verdicts:
@@ -60,7 +61,7 @@ async def board(
     for index, state, reason in endings:
         flight.end(index, state, flight.age(wall), reason)
     flight.resume([index for index in send if flight.states[index] == State.PENDING] if endings else send)
-    _keep_waiting(flight, now, wall)
+    _keep_waiting(flight, now, clock)
     flight.cancelled = cancelled(lease.job.id)  # asked last: whoever cancels from now on finds the flight
     return flight
 
@@ -81,11 +82,11 @@ def _dead(flight: Flight, keys: list[bytes], verdicts: Mapping[bytes, DeadTarget
     return screening.dead(pending, keys, flight.registered, verdicts, flight.notes)
 
 
-def _keep_waiting(flight: Flight, now: float, wall: float) -> None:
+def _keep_waiting(flight: Flight, now: float, clock: float) -> None:
     """Of what is not to be sent now: the rest are done."""
     for index, note in flight.notes.items():
-        if note.retry_at > wall and flight.states[index] == State.PENDING:
-            flight.wait(index, now + note.retry_at - wall)
+        if note.retry_at > clock and flight.states[index] == State.PENDING:
+            flight.wait(index, now + note.retry_at - clock)
 
 
 def conclude(lease: Lease, state: State, reason: str, wall: float) -> None:

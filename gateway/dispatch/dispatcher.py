@@ -159,7 +159,7 @@ class Dispatcher:
         await asyncio.gather(*(sender.pool.close(deadline) for sender in self._senders.values()))
         for sender in self._senders.values():
             for flight in list(sender.flights):
-                self._give_back(sender, flight, time.time())
+                self._give_back(sender, flight, 0.0)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STORE_DEADLINE)
         for task in self._tasks:
@@ -173,7 +173,7 @@ class Dispatcher:
                 if flight.on_wire:
                     self._spawn(self._checkpoint(sender, flight))
                 else:
-                    self._give_back(sender, flight, time.time())
+                    self._give_back(sender, flight, 0.0)
 
     async def _lease_for_ever(self) -> None:
         while True:
@@ -199,7 +199,7 @@ class Dispatcher:
         leases = await self._queue.lease(room, time.time())
         for lease in leases:
             if self._stopping():  # it began while the queue was asked
-                self._spawn(self._defer(lease, [], time.time()))
+                self._spawn(self._defer(lease, [], 0.0))
                 continue
             try:
                 await self._launch(lease)
@@ -259,7 +259,7 @@ class Dispatcher:
         self._last_used[route] = now = self._loop.time()
         if not self._takes_more(sender, now):
             # Its route is closed by now, and another worker's may be open.
-            self._spawn(self._defer(lease, [], time.time()))
+            self._spawn(self._defer(lease, [], 0.0))
             return
         plan = self._plans.get(lease, sender.provider, way.settings, sender.origin)
         flight = await board(lease, plan, sender.provider, self._queue, now, time.time(), self._cancelled.__contains__)
@@ -283,6 +283,7 @@ class Dispatcher:
             finished=self._finished,
             failed=self._failed,
             jitter=self._jitter,
+            clock=self._queue.time,
         )
         sender.stopped = self._draining
         sender.pool = Pool(
@@ -316,7 +317,7 @@ class Dispatcher:
     def _set_aside(self, lease: Lease, dead: Sequence[DeadTarget], error: Exception) -> None:
         """Put off a batch that cannot be prepared: nothing of it is lost, and the others go on."""
         self._standing.set_aside(lease, error)
-        self._spawn(self._defer(lease, dead, time.time() + SET_ASIDE_DEFER))
+        self._spawn(self._defer(lease, dead, SET_ASIDE_DEFER))
 
     async def _conclude(self, lease: Lease) -> None:
         if await self._store(lambda: self._queue.complete(lease, [], time.time())):
@@ -338,16 +339,15 @@ class Dispatcher:
         if flight.job.ordering_key or len(sender.flights) <= self._settings.dispatch.batches_per_route // 2:
             self._work.set()
 
-    def _give_back(self, sender: Sender, flight: Flight, until: float) -> None:
+    def _give_back(self, sender: Sender, flight: Flight, wait: float) -> None:
         sender.remove(flight)
-        self._spawn(self._defer(flight.lease, _verdicts(sender, flight), until))
+        self._spawn(self._defer(flight.lease, _verdicts(sender, flight), wait))
 
-    async def _defer(self, lease: Lease, dead: Sequence[DeadTarget], until: float) -> None:
-        # Not past the expiry, which is the time to end it; but never into the past, or it would come back at once.
-        expires_at, now = lease.job.expires_at, time.time()
-        if expires_at is not None:
-            until = min(until, max(expires_at, now))
-        await self._store(lambda: self._queue.defer(lease, until, dead, time.time()))
+    async def _defer(self, lease: Lease, dead: Sequence[DeadTarget], wait: float) -> None:
+        """Give a batch back for `wait` seconds, but not past its expiry, which is the time to end it."""
+        if lease.job.expires_at is not None:
+            wait = min(wait, lease.job.expires_at - time.time())
+        await self._store(lambda: self._queue.defer(lease, wait, dead, time.time()))
 
     async def _checkpoint(self, sender: Sender, flight: Flight) -> None:
         """Try once: the next one is never far."""
@@ -391,7 +391,7 @@ class Dispatcher:
         self._readiness.report(
             f"route {name}", False, "jobs wait for a route that the configuration no longer has: add it, or cancel them"
         )
-        self._spawn(self._defer(lease, [], time.time() + UNCONFIGURED_DEFER))
+        self._spawn(self._defer(lease, [], UNCONFIGURED_DEFER))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -414,11 +414,11 @@ class Dispatcher:
     def _look_after(self, sender: Sender, now: float) -> None:
         """Put off what waits for long, extend leases, report holds, close what is idle."""
         for flight, wait in sender.deferrable(now):
-            self._give_back(sender, flight, time.time() + wait)
+            self._give_back(sender, flight, wait)
         hold = self._hold(sender, now)
         if hold is not None and hold > LONG_HOLD:
             for flight in [flight for flight in sender.flights if not flight.on_wire]:
-                self._give_back(sender, flight, time.time() + hold)
+                self._give_back(sender, flight, hold)
         renewal = self._settings.queue.lease_seconds / 3
         for flight in sender.flights:
             interval = TAIL_CHECKPOINT if flight.idle else renewal

@@ -56,8 +56,9 @@ class Sender:
         finished: Callable[[Flight], None],
         failed: Callable[[Flight, Exception], None],
         jitter: random.Random,
+        clock: Callable[[], float],
     ) -> None:
-        """`origin` is where requests go.
+        """`origin` is where requests go; `clock` is `Queue.time`.
 
         `finished` is told of flights of which no delivery is left, `failed` of those whose plan raised; both have to
         `remove` the flight.
@@ -77,6 +78,7 @@ class Sender:
         self._finished = finished
         self._failed = failed
         self._jitter = jitter
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._lanes = Lanes()
         self._on_wire = 0
@@ -294,9 +296,10 @@ class Sender:
         note = flight.note(index)
         note.attempts += 1
         note.reason = outcome.reason
-        note.retry_at = decision.retry_at
+        wait = decision.retry_at - wall
+        note.retry_at = self._clock() + wait
         self._on_wire -= 1
-        flight.put_off(index, now + decision.retry_at - wall)
+        flight.put_off(index, now + wait)
         self._lane_metrics[flight.job.lane].retried(1)
 
     def _unregistered(self, flight: Flight, index: int, outcome: Outcome, milliseconds: int, wall: float) -> None:

@@ -37,7 +37,7 @@ class Resumption(NamedTuple):
 
 
 def resume(states: bytes, notes: Mapping[int, Note], resend_unknown: bool, now: float) -> Resumption:
-    """Read the columns that a former holder left; `now` in UNIX seconds."""
+    """Read the columns that a former holder left; `now` of the queue's clock, as `Note.retry_at`."""
     if not states.strip(_UNTOUCHED):
         return Resumption(_waited(range(len(states)), notes, now), [], [])
     sent = [index for index, state in enumerate(states) if state == State.SENT]

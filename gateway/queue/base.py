@@ -126,7 +126,7 @@ class Room(NamedTuple):
 
 
 class Queue(Protocol):
-    """See the module's docstring. All instants are UNIX seconds."""
+    """See the module's docstring. `now` is UNIX seconds; leases and waits go by `time`, see `clock`."""
 
     async def open(self) -> None:
         """Get ready, and give back what the dead were holding.
@@ -163,8 +163,11 @@ class Queue(Protocol):
     async def abandon(self, job_id: str) -> None:
         """Forget a job that was not sealed, and free its idempotency key."""
 
+    def time(self) -> float:
+        """Seconds on a clock that all holders share and nobody sets: that of leases, waits and `Note.retry_at`."""
+
     async def lease(self, room: Room, now: float) -> list[Lease]:
-        """Take batches that are due: by lane first, then by due time, fairly over the routes that have any.
+        """Take batches that are due: by lane first, then the oldest, fairly over the routes that have any.
 
         What a holder writes to `progress.states` may be known to the queue at once, so that after the holder's death
         a delivery marked as SENT is not taken for PENDING.
@@ -180,8 +183,8 @@ class Queue(Protocol):
     async def complete(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
         """Store the columns, all of them terminal, and remove the work, in one transaction."""
 
-    async def defer(self, lease: Lease, until: float, dead: Sequence[DeadTarget], now: float) -> None:
-        """Store the columns and give the batch back; nobody gets it before `until`."""
+    async def defer(self, lease: Lease, wait: float, dead: Sequence[DeadTarget], now: float) -> None:
+        """Store the columns and give the batch back; nobody gets it for `wait` seconds."""
 
     async def cancel(self, job_id: str, now: float) -> bool:
         """Mark a job as cancelled: what is not sent becomes `cancelled`. False if there is no such job."""
@@ -208,4 +211,4 @@ class Depth(NamedTuple):
     batches: int
     deliveries: int
     oldest_due: float | None
-    """UNIX seconds of the longest due batch that nobody holds."""
+    """UNIX seconds since when the oldest batch that is ready could have been sent."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway.model import BATCH_SIZE
+from gateway.queue.clock import boot_id
 
 _MAGIC = b"carillon-flight1"
 _HEADER_SIZE = 4096
@@ -48,14 +49,6 @@ class Trace(NamedTuple):
     trusted: bool
     """Whether all that its owner did is in it: written since the machine started, and the owner is dead."""
     states: dict[Entry, bytes]
-
-
-def boot_id() -> bytes:
-    """What names this run of the machine; b"" where the system does not say, and then no file is trusted."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
-    except OSError:
-        return b""
 
 
 class FlightRecorder:

@@ -22,6 +22,9 @@ ROUTES_AT_ONCE = 256
 
 EXPIRED_AT_ONCE = 32
 
+RIPE_AT_ONCE = 256
+"""Batches of one kind of waiting that become ready with one lease: a millisecond."""
+
 
 class Taken(NamedTuple):
     """A leased batch as it is stored."""
@@ -49,7 +52,6 @@ class Batch(NamedTuple):
     sequence: int
     job: int
     size: int
-    due: float
     created: float
     cancelled: bool
     ordered: bool
@@ -60,7 +62,6 @@ class Batch(NamedTuple):
 class _Candidate(NamedTuple):
     rank: int
     """How many batches of the route are ahead of it, held ones included: the fairness over routes."""
-    due: float
     sequence: int
     route: Route
 
@@ -68,10 +69,21 @@ class _Candidate(NamedTuple):
 # --- taking
 
 
+def ripen(db: apsw.Connection, clock: float, now: float) -> None:
+    """Make ready what waited long enough: the queue's clock shows `clock`, the wall clock `now`."""
+    for state, due in ((BatchState.SCHEDULED, now), (BatchState.DEFERRED, clock)):
+        # The state is spelt out because SQLite uses a partial index only for what it sees when it compiles.
+        db.execute(
+            f"UPDATE batches SET state = 1, due = NULL WHERE sequence IN "
+            f"(SELECT sequence FROM batches WHERE state = {state:d} AND due <= ? ORDER BY due LIMIT ?)",
+            (due, RIPE_AT_ONCE),
+        )
+
+
 def lease(
-    db: apsw.Connection, room: Room, limit: int, owner: str, now: float, until: float, scan_from: int
+    db: apsw.Connection, room: Room, limit: int, owner: str, until: float, scan_from: int
 ) -> tuple[list[Taken], int]:
-    """Take at most `limit` due batches; also where the next scan over the routes should start."""
+    """Take at most `limit` ready batches; also where the next scan over the routes should start."""
     held = dict(room.held)
     taken: list[Taken] = []
     next_scan = 0
@@ -81,7 +93,7 @@ def lease(
             left = limit - len(taken)
             if left == 0:
                 break
-            candidates, end = _candidates(db, lane, room, held, left, now, start)
+            candidates, end = _candidates(db, lane, room, held, left, start)
             for candidate in sorted(candidates)[:left]:
                 taken.append(_take(db, candidate, owner, until))
                 held[candidate.route] = held.get(candidate.route, 0) + 1
@@ -91,7 +103,7 @@ def lease(
 
 
 def _candidates(
-    db: apsw.Connection, lane: Lane, room: Room, held: dict[Route, int], limit: int, now: float, start: int
+    db: apsw.Connection, lane: Lane, room: Room, held: dict[Route, int], limit: int, start: int
 ) -> tuple[list[_Candidate], int]:
     found, routes = [], _routes_with_work(db, lane, start)
     for number, route in routes:
@@ -100,11 +112,10 @@ def _candidates(
         if most > 0 and route not in room.closed:
             waiting = every(
                 db,
-                "SELECT due, sequence FROM batches WHERE state = 1 AND lane = ? AND route = ? AND due <= ? "
-                "ORDER BY due LIMIT ?",
-                (lane, number, now, most),
+                "SELECT sequence FROM batches WHERE state = 1 AND lane = ? AND route = ? ORDER BY sequence LIMIT ?",
+                (lane, number, most),
             )
-            found += [_Candidate(before + ahead, due, seq, route) for ahead, (due, seq) in enumerate(waiting)]
+            found += [_Candidate(before + ahead, sequence, route) for ahead, (sequence,) in enumerate(waiting)]
     return found, routes[-1][0] if len(routes) == ROUTES_AT_ONCE else 0
 
 
@@ -167,9 +178,12 @@ def complete(db: apsw.Connection, hold: Hold, columns: Columns, dead: Sequence[D
 
 
 def defer(
-    db: apsw.Connection, hold: Hold, columns: Columns, until: float, dead: Sequence[DeadTarget], now: float
+    db: apsw.Connection, hold: Hold, columns: Columns, until: float | None, dead: Sequence[DeadTarget], now: float
 ) -> None:
-    """Store progress and give the batch back until a time; that of a cancelled job ends here."""
+    """Store progress and give the batch back, until a time of the queue's clock if one is given.
+
+    That of a cancelled job ends here.
+    """
     batch = _held(db, hold)
     remember_dead(db, batch.sequence, dead)
     give_back(db, batch, columns, until, now)
@@ -185,17 +199,16 @@ def _held(db: apsw.Connection, hold: Hold) -> Batch:
 def batch_of(db: apsw.Connection, sequence: int, condition: str, bindings: tuple[object, ...]) -> Batch | None:
     row = first(
         db,
-        "SELECT b.job, b.count, b.due, j.created, j.state, j.ordering_key IS NOT NULL, "
-        "r.states, r.notes, r.milliseconds "
+        "SELECT b.job, b.count, j.created, j.state, j.ordering_key IS NOT NULL, r.states, r.notes, r.milliseconds "
         "FROM batches b JOIN jobs j ON j.number = b.job LEFT JOIN receipts r USING (sequence) "
         "WHERE b.sequence = ? AND " + condition,
         (sequence, *bindings),
     )
     if row is None:
         return None
-    job, size, due, created, job_state, ordered, states, notes, milliseconds = row
+    job, size, created, job_state, ordered, states, notes, milliseconds = row
     stored = Columns(states, notes, milliseconds) if states is not None else None
-    return Batch(sequence, job, size, due, created, job_state == JobState.CANCELLED, bool(ordered), stored)
+    return Batch(sequence, job, size, created, job_state == JobState.CANCELLED, bool(ordered), stored)
 
 
 def _save(db: apsw.Connection, batch: Batch, columns: Columns) -> None:
@@ -243,9 +256,12 @@ def _end(db: apsw.Connection, batch: Batch, now: float) -> None:
 
 
 def give_back(
-    db: apsw.Connection, batch: Batch, columns: Columns, due: float, now: float, *, crashed: bool = False
+    db: apsw.Connection, batch: Batch, columns: Columns, until: float | None, now: float, *, crashed: bool = False
 ) -> None:
-    """Nobody holds the batch any more. It ends here if its job is cancelled or everything in it is answered."""
+    """Nobody holds the batch any more. It ends here if its job is cancelled or everything in it is answered.
+
+    Otherwise it is ready again, at once or at `until` of the queue's clock.
+    """
     if batch.cancelled:
         columns = column.cancelled(columns)
     _save(db, batch, columns)
@@ -255,19 +271,24 @@ def give_back(
     db.execute(
         "UPDATE batches SET state = ?, due = ?, owner = NULL, lease_until = NULL, crashes = crashes + ? "
         "WHERE sequence = ?",
-        (BatchState.READY, due, crashed, batch.sequence),
+        (BatchState.READY if until is None else BatchState.DEFERRED, until, crashed, batch.sequence),
     )
 
 
 # --- recovering
 
 
-def release_expired(db: apsw.Connection, now: float, owner: str, trace_of: Callable[[str], Trace]) -> None:
-    """Give back what other holders have not extended in time. `owner`, who asks, is alive and knows what it has."""
+def release_expired(
+    db: apsw.Connection, clock: float, owner: str, trace_of: Callable[[str], Trace], now: float
+) -> None:
+    """Give back what other holders have not extended in time: the queue's clock shows `clock`.
+
+    `owner`, who asks, is alive and knows what it has.
+    """
     expired = every(
         db,
         "SELECT sequence, attempt, owner FROM batches WHERE state = 2 AND lease_until <= ? AND owner != ? LIMIT ?",
-        (now, owner, EXPIRED_AT_ONCE),
+        (clock, owner, EXPIRED_AT_ONCE),
     )
     traces = {owner: trace_of(owner) for _, _, owner in expired}
     for sequence, attempt, owner in expired:
@@ -310,4 +331,4 @@ def _release(db: apsw.Connection, entry: Entry, trace: Trace, now: float) -> Non
     if not trace.trusted:
         columns = columns._replace(states=column.pending_may_be_sent(columns.states))
     touched = found is not None or not trace.trusted
-    give_back(db, batch, columns, batch.due, now, crashed=touched)
+    give_back(db, batch, columns, None, now, crashed=touched)

@@ -12,11 +12,11 @@ from gateway.queue.rows import first
 from gateway.queue.schema import BatchState
 
 
-def line_up(db: apsw.Connection, job: int, app: str, key: str) -> BatchState:
-    """Put a job at the end of its key's line; the state that its batches start in."""
+def line_up(db: apsw.Connection, job: int, app: str, key: str) -> bool:
+    """Put a job at the end of its key's line; whether somebody is before it."""
     waits = first(db, "SELECT 1 FROM lines WHERE app = ? AND key = ? LIMIT 1", (app, key)) is not None
     db.execute("INSERT INTO lines (app, key, job) VALUES (?, ?, ?)", (app, key, job))
-    return BatchState.BEHIND if waits else BatchState.READY
+    return waits
 
 
 def step_out(db: apsw.Connection, job: int) -> None:
@@ -24,7 +24,7 @@ def step_out(db: apsw.Connection, job: int) -> None:
     row = first(db, "DELETE FROM lines WHERE job = ? RETURNING app, key", (job,))
     if row is not None:
         db.execute(
-            "UPDATE batches SET state = ? WHERE state = ? AND job = "
+            "UPDATE batches SET state = iif(due IS NULL, ?, ?) WHERE state = ? AND job = "
             "(SELECT job FROM lines WHERE app = ? AND key = ? ORDER BY number LIMIT 1)",
-            (BatchState.READY, BatchState.BEHIND, *row),
+            (BatchState.READY, BatchState.SCHEDULED, BatchState.BEHIND, *row),
         )

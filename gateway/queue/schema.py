@@ -33,11 +33,13 @@ class JobState(enum.IntEnum):
 
 class BatchState(enum.IntEnum):
     UPLOADING = 0
-    READY = 1  #: waits for its due time and a holder
+    READY = 1  #: waits for a holder
     LEASED = 2
     DONE = 3  #: all its deliveries are terminal
     CANCELLING = 4  #: was unheld when its job was cancelled: the sweep ends it
     BEHIND = 5  #: an earlier job with its ordering key has not ended, see `ordering`
+    SCHEDULED = 6  #: becomes ready at `due`, UNIX seconds: when its caller wants it delivered
+    DEFERRED = 7  #: becomes ready at `due` of the queue's clock (see `clock`): it was given back until then
 
 
 _FIRST = """
@@ -95,7 +97,7 @@ CREATE TABLE batches (
     job INTEGER NOT NULL,
     route INTEGER NOT NULL,
     lane INTEGER NOT NULL,
-    due REAL NOT NULL,
+    due REAL,
     count INTEGER NOT NULL,
     state INTEGER NOT NULL,
     attempt INTEGER NOT NULL DEFAULT 0,
@@ -105,8 +107,10 @@ CREATE TABLE batches (
     finished REAL
 ) STRICT;
 CREATE INDEX batches_job ON batches (job);
-CREATE INDEX batches_ready ON batches (lane, route, due) WHERE state = 1;
-CREATE INDEX batches_due ON batches (due) WHERE state = 1;
+CREATE INDEX batches_ready ON batches (lane, route, sequence) WHERE state = 1;
+CREATE INDEX batches_oldest ON batches (sequence) WHERE state = 1;
+CREATE INDEX batches_scheduled ON batches (due) WHERE state = 6;
+CREATE INDEX batches_deferred ON batches (due) WHERE state = 7;
 CREATE INDEX batches_leased ON batches (lease_until, owner) WHERE state = 2;
 CREATE INDEX batches_cancelling ON batches (sequence) WHERE state = 4;
 
@@ -158,6 +162,13 @@ CREATE TABLE stored (
     deliveries INTEGER NOT NULL
 ) STRICT;
 INSERT INTO stored VALUES (1, 0, 0);
+
+CREATE TABLE machine (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    boot BLOB NOT NULL,
+    starts INTEGER NOT NULL
+) STRICT;
+INSERT INTO machine VALUES (1, x'', 0);
 """
 
 MIGRATIONS: tuple[str, ...] = (_FIRST,)

@@ -12,7 +12,7 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import apsw
 import msgspec
 
 from gateway.model import Job, Route
-from gateway.queue import flight, leases, sweeping, uploads
+from gateway.queue import clock, flight, leases, sweeping, uploads
 from gateway.queue.base import (
     DeadTarget,
     Depth,
@@ -41,7 +41,7 @@ from gateway.queue.database import Database
 from gateway.queue.dead import DeadFilter, count_dead, dead_since, known_dead
 from gateway.queue.flight import Entry, FlightRecorder, Trace
 from gateway.queue.leases import Hold, Taken
-from gateway.queue.rows import only
+from gateway.queue.rows import first, only
 from gateway.queue.writer import Operation
 
 SWEPT_AT_ONCE = 32
@@ -69,6 +69,7 @@ class SqliteQueue:
         high_water: most deliveries that may be stored and not complete.
         slots: most batches this process can hold at once.
         keep_answers: seconds for which an idempotency key is remembered.
+        uptime: seconds since the machine started.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class SqliteQueue:
         high_water: int = 10_000_000,
         slots: int = 256,
         keep_answers: float = 86_400.0,
+        uptime: Callable[[], float] = clock.uptime,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", owner):
             raise ValueError("a queue's owner is 1 to 100 letters, digits, dots, hyphens or underscores")
@@ -90,6 +92,9 @@ class SqliteQueue:
         self._high_water = high_water
         self._slots = slots
         self._keep_answers = keep_answers
+        self._uptime = uptime
+        self._boot = clock.boot_id()
+        self._epoch = 0.0
         self._recorder: FlightRecorder | None = None
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._scan_from = 0
@@ -107,6 +112,7 @@ class SqliteQueue:
         """
         await self.database.open()
         try:
+            self._epoch = await self.database.read(partial(clock.epoch, boot=self._boot))
             self._recorder = self._record()
             with suppress(QueueFull):  # what waits can be read without room, and `maintain` tries again
                 await self.recover(time.time())
@@ -114,6 +120,9 @@ class SqliteQueue:
         except BaseException:
             await self.close()
             raise
+
+    def time(self) -> float:
+        return self._epoch + self._uptime()
 
     def _record(self) -> FlightRecorder:
         path = self._recorder_path(self.owner)
@@ -207,9 +216,10 @@ class SqliteQueue:
         self, room: Room, limit: int, now: float, db: apsw.Connection
     ) -> tuple[list[Taken], dict[str, Job], int]:
         """The operation; runs in the writer's thread."""
-        leases.release_expired(db, now, self.owner, self._trace_of)
-        until = now + self._lease_seconds
-        taken, scan_from = leases.lease(db, room, limit, self.owner, now, until, self._scan_from)
+        clock = self.time()
+        leases.release_expired(db, clock, self.owner, self._trace_of, now)
+        leases.ripen(db, clock, now)
+        taken, scan_from = leases.lease(db, room, limit, self.owner, clock + self._lease_seconds, self._scan_from)
         jobs = {}
         for job_id in {each.job_id for each in taken}:
             jobs[job_id] = self._jobs.get(job_id) or _decode_job(leases.message(db, job_id))
@@ -231,15 +241,16 @@ class SqliteQueue:
             self._jobs.popitem(last=False)
 
     async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
-        hold, columns, until = self._hold(lease), Columns.of(lease.progress), now + self._lease_seconds
+        hold, columns, until = self._hold(lease), Columns.of(lease.progress), self.time() + self._lease_seconds
         await self._change(lease, lambda db: leases.checkpoint(db, hold, columns, dead, until), dead, last=False)
 
     async def complete(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
         hold, columns = self._hold(lease), Columns.of(lease.progress)
         await self._change(lease, lambda db: leases.complete(db, hold, columns, dead, now), dead, last=True)
 
-    async def defer(self, lease: Lease, until: float, dead: Sequence[DeadTarget], now: float) -> None:
+    async def defer(self, lease: Lease, wait: float, dead: Sequence[DeadTarget], now: float) -> None:
         hold, columns = self._hold(lease), Columns.of(lease.progress)
+        until = self.time() + wait if wait > 0 else None
         await self._change(lease, lambda db: leases.defer(db, hold, columns, until, dead, now), dead, last=True)
 
     def _hold(self, lease: Lease) -> Hold:
@@ -288,6 +299,7 @@ class SqliteQueue:
 
     def _disown(self, now: float, db: apsw.Connection) -> None:
         # Looked up inside the transaction: whoever holds or uploads anything by now had its file before.
+        clock.remember(db, self._boot)
         living = {self._owner_of(path) for path in self._recorder_paths()}
         leases.release_orphans(db, living, now)
         uploads.abandon_all(db, lambda uploader: uploader not in living)
@@ -374,5 +386,7 @@ def _hand_out(recorder: FlightRecorder, slot: int, taken: Taken, job: Job) -> Le
 
 def _depth(db: apsw.Connection) -> Depth:
     batches, deliveries = only(db, "SELECT batches, deliveries FROM stored")
-    (oldest_due,) = only(db, "SELECT min(due) FROM batches WHERE state = 1")
-    return Depth(batches, deliveries, oldest_due)
+    row = first(
+        db, "SELECT j.due FROM batches b JOIN jobs j ON j.number = b.job WHERE b.state = 1 ORDER BY b.sequence LIMIT 1"
+    )
+    return Depth(batches, deliveries, None if row is None else row[0])

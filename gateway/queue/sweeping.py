@@ -20,8 +20,15 @@ def cancel(db: apsw.Connection, job_id: str) -> bool:
         db.execute("UPDATE jobs SET state = ? WHERE number = ?", (JobState.CANCELLED, number))
         db.execute("INSERT INTO cancellations (job) VALUES (?)", (number,))
         db.execute(
-            "UPDATE batches SET state = ? WHERE job = ? AND state IN (?, ?)",
-            (BatchState.CANCELLING, number, BatchState.READY, BatchState.BEHIND),
+            "UPDATE batches SET state = ? WHERE job = ? AND state IN (?, ?, ?, ?)",
+            (
+                BatchState.CANCELLING,
+                number,
+                BatchState.READY,
+                BatchState.BEHIND,
+                BatchState.SCHEDULED,
+                BatchState.DEFERRED,
+            ),
         )
     return True
 
@@ -41,7 +48,7 @@ def _sweep_cancelled(db: apsw.Connection, pieces: int, now: float) -> bool:
         batch = batch_of(db, sequence, "b.state = 4", ())
         if batch is not None:
             columns = batch.stored or Columns.fresh(batch.size)
-            give_back(db, batch, columns, batch.due, now)
+            give_back(db, batch, columns, None, now)
     return bool(rows)
 
 

@@ -22,6 +22,7 @@ class _Upload(NamedTuple):
     number: int
     lane: int
     due: float
+    scheduled: bool
     app: str
     ordering_key: str | None
 
@@ -71,11 +72,11 @@ def put(db: apsw.Connection, job_id: str, batches: Sequence[NewBatch], uploader:
 
 def seal(db: apsw.Connection, job_id: str, fingerprint: bytes, answer: bytes, uploader: str) -> None:
     """Make all batches of a job visible at once."""
-    number, _, due, app, ordering_key = _upload(db, job_id, uploader)
+    number, _, due, scheduled, app, ordering_key = _upload(db, job_id, uploader)
     count, deliveries = only(db, "SELECT count(*), coalesce(sum(count), 0) FROM batches WHERE job = ?", (number,))
-    state = BatchState.READY
-    if ordering_key is not None and count:
-        state = line_up(db, number, app, ordering_key)
+    state = BatchState.SCHEDULED if scheduled else BatchState.READY
+    if ordering_key is not None and count and line_up(db, number, app, ordering_key):
+        state = BatchState.BEHIND
     db.execute("UPDATE batches SET state = ? WHERE job = ?", (state, number))
     db.execute(
         "UPDATE jobs SET state = ?, uploader = NULL, open_batches = ?, deliveries = ?, finished = ? WHERE number = ?",
@@ -115,7 +116,11 @@ def forget_answers(db: apsw.Connection, now: float) -> None:
 
 
 def _upload(db: apsw.Connection, job_id: str, uploader: str) -> _Upload:
-    row = first(db, "SELECT state, uploader, number, lane, due, app, ordering_key FROM jobs WHERE id = ?", (job_id,))
+    row = first(
+        db,
+        "SELECT state, uploader, number, lane, due, due > created, app, ordering_key FROM jobs WHERE id = ?",
+        (job_id,),
+    )
     if row is None or row[:2] != (JobState.UPLOADING, uploader):
         raise QueueError(f"{job_id} is not being uploaded by this process: begin it again")
     return _Upload(*row[2:])
@@ -141,7 +146,7 @@ def _insert(db: apsw.Connection, upload: _Upload, batch: NewBatch) -> None:
             upload.number,
             _route_number(db, batch.route),
             upload.lane,
-            upload.due,
+            upload.due if upload.scheduled else None,
             batch.count,
             BatchState.UPLOADING,
         ),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.model import INDEX_DIGITS, Job, Lane, Route, State, delivery_prefix, milliseconds_column
@@ -57,7 +58,13 @@ class StoredJob:
 class MemoryQueue:
     """`gateway.queue.base.Queue` and what reads its receipts, for one process and without a disk."""
 
-    def __init__(self, *, high_water: int = 10_000_000, lease_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        *,
+        high_water: int = 10_000_000,
+        lease_seconds: float = 60.0,
+        clock: Callable[[], float] = lambda: asyncio.get_running_loop().time(),
+    ) -> None:
         self.jobs: dict[str, StoredJob] = {}
         self.keys: dict[str, tuple[str, bytes, bytes | None]] = {}
         self.dead: dict[tuple[Route, bytes], DeadTarget] = {}
@@ -66,6 +73,7 @@ class MemoryQueue:
         self._cancelled: list[str] = []
         self._high_water = high_water
         self._lease_seconds = lease_seconds
+        self._clock = clock
 
     async def open(self) -> None:
         return
@@ -127,6 +135,9 @@ class MemoryQueue:
 
     # --- leases
 
+    def time(self) -> float:
+        return self._clock()
+
     async def lease(self, room: Room, now: float) -> list[Lease]:
         taken: list[Lease] = []
         held = Counter(room.held)
@@ -135,7 +146,8 @@ class MemoryQueue:
             for number, (job, batch) in enumerate(self._sequence)
             if batch.complete_at is None
             and self._first_of_its_key(job)
-            and max(batch.due, batch.held_until) <= now
+            and batch.due <= now
+            and batch.held_until <= self.time()
             and batch.new.route not in room.closed
         ]
         promotional = room.promotional
@@ -148,7 +160,7 @@ class MemoryQueue:
             promotional -= lane is Lane.PROMOTIONAL
             held[route] += 1
             batch.attempt += 1
-            batch.held_until = now + self._lease_seconds
+            batch.held_until = self.time() + self._lease_seconds
             new, progress = batch.new, batch.progress
             taken.append(Lease(number, new.id, batch.attempt, job.job, route, new.count, new.columns, _copy(progress)))
         return taken
@@ -160,14 +172,14 @@ class MemoryQueue:
         return stored.job.ordering_key is None or next(ahead, stored) is stored
 
     async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
-        self._held(lease, dead).held_until = now + self._lease_seconds
+        self._held(lease, dead).held_until = self.time() + self._lease_seconds
 
     async def complete(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
         self._held(lease, dead).complete_at = now
 
-    async def defer(self, lease: Lease, until: float, dead: Sequence[DeadTarget], now: float) -> None:
+    async def defer(self, lease: Lease, wait: float, dead: Sequence[DeadTarget], now: float) -> None:
         batch = self._held(lease, dead)
-        batch.due, batch.held_until = until, 0.0
+        batch.held_until = self.time() + wait
         batch.attempt += 1
 
     def _held(self, lease: Lease, dead: Sequence[DeadTarget]) -> StoredBatch:
@@ -203,7 +215,7 @@ class MemoryQueue:
 
     async def depth(self) -> Depth:
         work = [batch for job in self.jobs.values() for batch in job.batches if batch.complete_at is None]
-        waiting = [batch.due for batch in work if batch.held_until == 0.0]
+        waiting = [batch.due for batch in work if batch.held_until <= self.time()]
         return Depth(len(work), sum(batch.new.count for batch in work), min(waiting, default=None))
 
 

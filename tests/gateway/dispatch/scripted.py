@@ -235,6 +235,7 @@ class Bench:
             finished=self._finished,
             failed=self._failed,
             jitter=random.Random(1),
+            clock=asyncio.get_running_loop().time,
         )
         self.sender.pool = self.pool  # type: ignore[assignment]
 

@@ -21,7 +21,7 @@ P, S, A, R = State.PENDING, State.SENT, State.ACCEPTED, State.REJECTED
 
 async def boarded(of: Lease, *, dead: dict[int, float] | None = None, cancelled: bool = False) -> Flight:
     """The flight of a lease; of targets known to be `dead`, by index, when they died."""
-    provider, queue = ScriptedProvider(), MemoryQueue()
+    provider, queue = ScriptedProvider(), MemoryQueue(clock=lambda: WALL)
     for index, since in (dead or {}).items():
         key = b"key of t%d" % index
         queue.dead[ROUTE, key] = DeadTarget(key, since, "gone")

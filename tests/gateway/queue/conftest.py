@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.queue.sqlite import SqliteQueue
-from tests.gateway.queue.contract import HIGH_WATER, LEASE_SECONDS, SLOTS, Opener
+from tests.gateway.queue.contract import HIGH_WATER, LEASE_SECONDS, SLOTS, Clock, Opener
 
 
 @pytest.fixture
@@ -17,11 +17,18 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def open_queue(path: Path) -> AsyncIterator[Opener]:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def open_queue(path: Path, clock: Clock) -> AsyncIterator[Opener]:
     queues = []
 
     async def opener(owner: str) -> SqliteQueue:
-        queue = SqliteQueue(path, owner=owner, lease_seconds=LEASE_SECONDS, high_water=HIGH_WATER, slots=SLOTS)
+        queue = SqliteQueue(
+            path, owner=owner, lease_seconds=LEASE_SECONDS, high_water=HIGH_WATER, slots=SLOTS, uptime=clock
+        )
         await queue.open()
         queues.append(queue)
         return queue

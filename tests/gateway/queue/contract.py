@@ -29,6 +29,19 @@ SLOTS = 16
 Opener = Callable[[str], Awaitable[Queue]]
 
 
+class Clock:
+    """The clock of leases and waits, in the hands of a test."""
+
+    def __init__(self) -> None:
+        self.now = 5000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
 def accept(lease: Lease) -> Lease:
     """All of it answered."""
     lease.progress.states[:] = bytes([State.ACCEPTED]) * lease.count
@@ -36,7 +49,8 @@ def accept(lease: Lease) -> Lease:
 
 
 class QueueContract:
-    """Needs the fixture `open_queue`: an `Opener` of queues on one store, one for each holder, with the limits above.
+    """Needs the fixture `open_queue`: an `Opener` of queues on one store, one for each holder, with the limits above,
+    and the fixture `clock`, which they go by.
 
     `queue` is the first of them.
     """
@@ -166,12 +180,32 @@ class QueueContract:
         assert lease.job.id == urgent.id
 
     async def test_not_before_it_is_due(self, queue: Queue) -> None:
-        """A job with `deliver_at` waits for it, and the longest due goes first."""
-        late = await stored(queue, batch(), deliver_at=NOW + 20)
-        early = await stored(queue, batch(), deliver_at=NOW + 10)
+        """A job with `deliver_at` waits for it, and what was taken in first goes first of what is due."""
+        first = await stored(queue, batch(), deliver_at=NOW + 20)
+        second = await stored(queue, batch(), deliver_at=NOW + 10)
         assert await queue.lease(room(), NOW + 9) == []
+        assert (await queue.depth()).oldest_due is None
+        assert [lease.job.id for lease in await queue.lease(room(batches=0), NOW + 10)] == []
         assert (await queue.depth()).oldest_due == NOW + 10
-        assert [lease.job.id for lease in await queue.lease(room(), NOW + 20)] == [early.id, late.id]
+        assert [lease.job.id for lease in await queue.lease(room(), NOW + 20)] == [first.id, second.id]
+
+    @pytest.mark.parametrize("jump", [-86_400.0, -600.0, 86_400.0])
+    async def test_setting_the_wall_clock_moves_no_lease(self, queue: Queue, open_queue: Opener, jump: float) -> None:
+        """What is held stays held, what is ready stays ready, and what was put off stays put off."""
+        other = await open_queue("second")
+        await stored(queue, batch(), batch())
+        (held,) = await queue.lease(room(batches=1), NOW)
+        (ready,) = await other.lease(room(), NOW + jump)
+        await other.defer(ready, 5.0, [], NOW + jump)
+        assert await other.lease(room(), NOW + jump) == []
+        await queue.complete(accept(held), [], NOW + jump)
+
+    async def test_schedules_go_by_the_wall_clock(self, queue: Queue, clock: Clock) -> None:
+        """However long the machine runs meanwhile: a corrected clock corrects what was scheduled."""
+        await stored(queue, batch(), deliver_at=NOW + 10)
+        clock.advance(3600.0)
+        assert await queue.lease(room(), NOW + 9) == []
+        assert len(await queue.lease(room(), NOW + 10)) == 1
 
     async def test_fair_over_routes(self, queue: Queue) -> None:
         """A route with much older work does not starve the others."""
@@ -268,13 +302,15 @@ class QueueContract:
         leased = {lease.job.id for lease in await queue.lease(room(), NOW)}
         assert leased == {first.id, *(job.id for job in free)}
 
-    async def test_a_retry_holds_back_its_key(self, queue: Queue) -> None:
+    async def test_a_retry_holds_back_its_key(self, queue: Queue, clock: Clock) -> None:
         """What is put off goes on holding back the jobs behind it, whatever their class."""
         await stored(queue, batch(1), key="a")
         await stored(queue, batch(1), key="a", lane=Lane.TRANSACTIONAL)
         (lease,) = await queue.lease(room(), NOW)
-        await queue.defer(lease, NOW + 30, [], NOW)
+        await queue.defer(lease, 30.0, [], NOW)
+        clock.advance(29.0)
         assert await queue.lease(room(), NOW + 29) == []
+        clock.advance(1.0)
         (again,) = await queue.lease(room(), NOW + 30)
         assert again.batch_id == lease.batch_id
         await queue.complete(accept(again), [], NOW + 30)
@@ -311,7 +347,7 @@ class QueueContract:
         await queue.cancel(second.id, NOW)
         held, waiting = await queue.lease(room(), NOW)
         assert held.job.id == waiting.job.id == first.id
-        await queue.defer(waiting, NOW, [], NOW)
+        await queue.defer(waiting, 0.0, [], NOW)
         await queue.cancel(first.id, NOW)
         assert await queue.lease(room(), NOW) == []
         held.progress.states[:] = bytes([State.CANCELLED])
@@ -320,24 +356,26 @@ class QueueContract:
         await queue.cancel(fourth.id, NOW)
         assert (await queue.depth())[:2] == (2, 2)
 
-    async def test_a_takeover_keeps_the_order(self, queue: Queue, open_queue: Opener) -> None:
+    async def test_a_takeover_keeps_the_order(self, queue: Queue, open_queue: Opener, clock: Clock) -> None:
         """What a silent holder had goes first, to whoever takes it over."""
         other = await open_queue("second")
         first, _ = [await stored(queue, batch(1), key="a") for _ in range(2)]
         await queue.lease(room(), NOW)
-        (taken,) = await other.lease(room(), NOW + LEASE_SECONDS)
+        clock.advance(LEASE_SECONDS)
+        (taken,) = await other.lease(room(), NOW)
         assert taken.job.id == first.id
-        await other.complete(accept(taken), [], NOW + LEASE_SECONDS)
-        assert len(await queue.lease(room(), NOW + LEASE_SECONDS)) == 1
+        await other.complete(accept(taken), [], NOW)
+        assert len(await queue.lease(room(), NOW)) == 1
 
     # --- progress
 
-    async def test_complete_ends_it(self, queue: Queue) -> None:
+    async def test_complete_ends_it(self, queue: Queue, clock: Clock) -> None:
         """A complete batch is not seen again, and takes no more room."""
         await stored(queue, batch())
         (lease,) = await queue.lease(room(), NOW)
         await queue.complete(accept(lease), [], NOW + 1)
         assert await queue.depth() == (0, 0, None)
+        clock.advance(10 * LEASE_SECONDS)
         assert await queue.lease(room(), NOW + 10 * LEASE_SECONDS) == []
         with pytest.raises(LeaseLost):
             await queue.complete(lease, [], NOW + 2)
@@ -352,15 +390,17 @@ class QueueContract:
         accept(lease)
         await queue.complete(lease, [], NOW)
 
-    async def test_defer_keeps_the_columns(self, queue: Queue) -> None:
+    async def test_defer_keeps_the_columns(self, queue: Queue, clock: Clock) -> None:
         """A deferred batch comes back when its time has come, as it was given back, with the next attempt number."""
         await stored(queue, batch(3))
         (lease,) = await queue.lease(room(), NOW)
         lease.progress.states[0] = State.ACCEPTED
         lease.progress.milliseconds[0] = 1234
         lease.progress.notes[1] = Note("busy", 2, retry_at=NOW + 30)
-        await queue.defer(lease, NOW + 30, [], NOW)
+        await queue.defer(lease, 30.0, [], NOW)
+        clock.advance(29.0)
         assert await queue.lease(room(), NOW + 29) == []
+        clock.advance(1.0)
         (again,) = await queue.lease(room(), NOW + 30)
         assert (again.attempt, again.crashes) == (2, 0)
         assert bytes(again.progress.states) == bytes([State.ACCEPTED, 0, 0])
@@ -378,7 +418,7 @@ class QueueContract:
             with pytest.raises(QueueError, match="receipt"):
                 await queue.checkpoint(lease, [], NOW)
         lease.progress.states[0] = State.ACCEPTED
-        await queue.defer(lease, NOW, [], NOW)
+        await queue.defer(lease, 0.0, [], NOW)
         (again,) = await queue.lease(room(), NOW)
         assert bytes(again.progress.states) == bytes([State.ACCEPTED, State.PENDING])
 
@@ -391,43 +431,48 @@ class QueueContract:
         with pytest.raises(QueueError, match="long"):
             await queue.checkpoint(lease, [], NOW)
 
-    async def test_checkpoint_extends(self, queue: Queue, open_queue: Opener) -> None:
+    async def test_checkpoint_extends(self, queue: Queue, open_queue: Opener, clock: Clock) -> None:
         """A lease lasts from its last checkpoint."""
         other = await open_queue("second")
         await stored(queue, batch())
         (lease,) = await queue.lease(room(), NOW)
-        await queue.checkpoint(lease, [], NOW + LEASE_SECONDS - 1)
-        assert await other.lease(room(), NOW + LEASE_SECONDS + 1) == []
-        assert len(await other.lease(room(), NOW + 2 * LEASE_SECONDS)) == 1
+        clock.advance(LEASE_SECONDS - 1)
+        await queue.checkpoint(lease, [], NOW)
+        clock.advance(LEASE_SECONDS - 1)
+        assert await other.lease(room(), NOW) == []
+        clock.advance(1)
+        assert len(await other.lease(room(), NOW)) == 1
 
-    async def test_a_late_holder_is_refused(self, queue: Queue, open_queue: Opener) -> None:
+    async def test_a_late_holder_is_refused(self, queue: Queue, open_queue: Opener, clock: Clock) -> None:
         """After another got the batch, whatever the first says changes nothing."""
         other = await open_queue("second")
         await stored(queue, batch(2))
         (lease,) = await queue.lease(room(), NOW)
-        (taken,) = await other.lease(room(), NOW + LEASE_SECONDS)
+        clock.advance(LEASE_SECONDS)
+        (taken,) = await other.lease(room(), NOW)
         assert (taken.attempt, taken.crashes) == (lease.attempt + 1, 1)
         dead = [DeadTarget(b"token-0", NOW, "gone")]
         accept(lease)
         with pytest.raises(LeaseLost):
-            await queue.checkpoint(lease, dead, NOW + LEASE_SECONDS)
+            await queue.checkpoint(lease, dead, NOW)
         with pytest.raises(LeaseLost):
-            await queue.defer(lease, NOW, dead, NOW + LEASE_SECONDS)
+            await queue.defer(lease, 0.0, dead, NOW)
         with pytest.raises(LeaseLost):
-            await queue.complete(lease, dead, NOW + LEASE_SECONDS)
+            await queue.complete(lease, dead, NOW)
         assert await queue.dead_targets(APNS, [b"token-0"]) == {}
-        await other.defer(taken, NOW, [], NOW + LEASE_SECONDS)
-        (again,) = await other.lease(room(), NOW + LEASE_SECONDS)
+        await other.defer(taken, 0.0, [], NOW)
+        (again,) = await other.lease(room(), NOW)
         assert State.ACCEPTED not in bytes(again.progress.states)
 
-    async def test_silence_leaves_nothing_pending(self, queue: Queue, open_queue: Opener) -> None:
+    async def test_silence_leaves_nothing_pending(self, queue: Queue, open_queue: Opener, clock: Clock) -> None:
         """What a holder has that fell silent may be on its way: nothing of it is sent as if it were fresh."""
         other = await open_queue("second")
         await stored(queue, batch(3))
         (lease,) = await queue.lease(room(), NOW)
         lease.progress.states[0] = State.ACCEPTED
         await queue.checkpoint(lease, [], NOW)
-        (taken,) = await other.lease(room(), NOW + LEASE_SECONDS)
+        clock.advance(LEASE_SECONDS)
+        (taken,) = await other.lease(room(), NOW)
         assert bytes(taken.progress.states) == bytes([State.ACCEPTED, State.SENT, State.SENT])
 
     async def test_closing_gives_back(self, queue: Queue, open_queue: Opener) -> None:
@@ -481,7 +526,7 @@ class QueueContract:
         new = await stored(queue, batch())
         (lease,) = await queue.lease(room(), NOW)
         await queue.cancel(new.id, NOW)
-        await queue.defer(lease, NOW, [], NOW)
+        await queue.defer(lease, 0.0, [], NOW)
         assert await queue.lease(room(), NOW) == []
         assert await queue.depth() == (0, 0, None)
 

@@ -74,7 +74,9 @@ class QueueMachine(RuleBasedStateMachine):
         return self.loop.run_until_complete(coroutine)
 
     def open(self, holder: str) -> None:
-        queue = SqliteQueue(self.folder / "queue.db", owner=holder, lease_seconds=LEASE_SECONDS, slots=64)
+        queue = SqliteQueue(
+            self.folder / "queue.db", owner=holder, lease_seconds=LEASE_SECONDS, slots=64, uptime=lambda: self.now
+        )
         self.run(queue.open())
         self.queues[holder] = queue
 
@@ -175,7 +177,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(held=leases)
     def defer(self, held: Held) -> None:
         states = held.states
-        if not self.refused(held, lambda queue: queue.defer(held.lease, self.now, [], self.now)):
+        if not self.refused(held, lambda queue: queue.defer(held.lease, 0.0, [], self.now)):
             held.lost = True
             self.given_back(held.lease.batch_id, states)
 

@@ -15,7 +15,7 @@ from gateway.queue.base import Idempotency, LeaseLost
 from gateway.queue.columns import RECOVERED
 from gateway.queue.sqlite import SqliteQueue
 from gateway.receipts.store import ReceiptStore
-from tests.gateway.queue.contract import LEASE_SECONDS, Opener, accept
+from tests.gateway.queue.contract import LEASE_SECONDS, Clock, Opener, accept
 from tests.gateway.queue.samples import NOW, batch, job, room, stored
 
 
@@ -83,6 +83,29 @@ async def test_a_reboot(queue: SqliteQueue, path: Path, monkeypatch: pytest.Monk
     assert set(lease.progress.states) == {State.SENT}
 
 
+async def test_a_reboot_makes_due_what_was_put_off(
+    queue: SqliteQueue, open_queue: Opener, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows how long it took, and the machine's clock has begun anew."""
+    await stored(queue, batch(5))
+    (lease,) = await queue.lease(room(), NOW)
+    lease.progress.notes[2] = Note(attempts=2, retry_at=queue.time() + 600.0)
+    await queue.defer(lease, 600.0, [], NOW)
+    await queue.close()
+    clock.now = 3.0
+    same = await open_queue("same")
+    assert await same.lease(room(), NOW) == []
+    await same.close()
+    monkeypatch.setattr("gateway.queue.clock.boot_id", lambda: b"another")
+    for owner in ("first-after", "second-after"):
+        rebooted = await open_queue(owner)
+        (lease,) = await rebooted.lease(room(), NOW)
+        assert lease.progress.notes[2].retry_at < rebooted.time()
+        await rebooted.defer(lease, 0.0, [], NOW)
+    await rebooted.defer((await rebooted.lease(room(), NOW))[0], 1.0, [], NOW)
+    assert await rebooted.lease(room(), NOW) == []
+
+
 async def test_recovery_at_start(queue: SqliteQueue, path: Path, open_queue: Opener) -> None:
     """Whoever opens the queue takes up what the dead left."""
     await stored(queue, batch(5))
@@ -132,27 +155,29 @@ async def test_processes_share_the_work(queue: SqliteQueue, path: Path) -> None:
         assert len({receipt.id for receipt in page.receipts}) == len(page.receipts) == 100
 
 
-async def test_a_stopped_process_is_fenced(queue: SqliteQueue, open_queue: Opener) -> None:
+async def test_a_stopped_process_is_fenced(queue: SqliteQueue, open_queue: Opener, clock: Clock) -> None:
     """A holder that wakes up after its lease ran out still shows what it did, and can change nothing."""
     other = await open_queue("second")
     await stored(queue, batch(3))
     (lease,) = await queue.lease(room(), NOW)
     lease.progress.states[0] = State.ACCEPTED
-    (taken,) = await other.lease(room(), NOW + LEASE_SECONDS)
+    clock.advance(LEASE_SECONDS)
+    (taken,) = await other.lease(room(), NOW)
     assert list(taken.progress.states) == [State.ACCEPTED, State.SENT, State.SENT]
     accept(lease)
     with pytest.raises(LeaseLost):
-        await queue.complete(lease, [], NOW + LEASE_SECONDS)
+        await queue.complete(lease, [], NOW)
     assert list(taken.progress.states) == [State.ACCEPTED, State.SENT, State.SENT]
 
 
-async def test_all_answered_and_not_told(queue: SqliteQueue, open_queue: Opener) -> None:
+async def test_all_answered_and_not_told(queue: SqliteQueue, open_queue: Opener, clock: Clock) -> None:
     """A batch whose holder saw the last answer and fell silent is complete: nobody has to hold it again."""
     other = await open_queue("second")
     await stored(queue, batch(3))
     (lease,) = await queue.lease(room(), NOW)
     accept(lease)
-    assert await other.lease(room(), NOW + LEASE_SECONDS) == []
+    clock.advance(LEASE_SECONDS)
+    assert await other.lease(room(), NOW) == []
     assert await other.depth() == (0, 0, None)
 
 
@@ -176,7 +201,7 @@ async def test_a_cancelled_caller_of_complete(queue: SqliteQueue) -> None:
     await stored(queue, batch(3))
     for _ in range(40):  # more than there are slots
         (lease,) = await queue.lease(room(), NOW)
-        giving = asyncio.ensure_future(queue.defer(lease, NOW, [], NOW))
+        giving = asyncio.ensure_future(queue.defer(lease, 0.0, [], NOW))
         del lease
         await asyncio.sleep(0)
         giving.cancel()
