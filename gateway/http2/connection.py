@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple, Protocol, cast
 
 from gateway.http2.frames import ErrorCode, error_name
@@ -21,10 +21,22 @@ SLICES_A_TURN = 4
 WRITE_HIGH_WATER = 256 * 1024
 """Bytes in the transport above which nothing more is taken: some 600 requests, whose fate a crash leaves unknown."""
 
+CONTROL_BACKLOG = 64 * 1024
+"""Bytes that a peer may have us write (acknowledgements, resets) while it reads nothing."""
+
+BROKEN_TO_RETIRE = 200
+"""Requests that end without an answer (reset, refused, timed out), less those that are answered, after which a
+connection is replaced: its neighbours may fare better."""
+
 SETTINGS_DEADLINE = 5.0
+FRAME_DEADLINE = 5.0
 HEADER_BLOCK_DEADLINE = 5.0
 PING_ANSWER_DEADLINE = 5.0
+WRITE_DEADLINE = 10.0
+"""For the peer's windows to let the rest of one request through, however it drips."""
+NO_STREAMS_DEADLINE = 10.0
 SILENCE_BEFORE_PING = 10.0
+"""Without an answer, whatever else arrives."""
 IDLE_BEFORE_PING = 55 * 60.0
 """Apple asks for a ping an hour at most; Google's front end punishes frequent ones."""
 FIRST_ANSWER_PATIENCE = 1.0
@@ -77,19 +89,22 @@ class Connection(asyncio.Protocol):
         """Whether the server chose `h2` by ALPN (RFC 9113 section 3.2)."""
         self.lost: str | None = None
         """Why the connection ended, once it has."""
+        self.retired: str | None = None
+        """Why it was replaced although it still answers."""
         self._source = source
         self._request_timeout = request_timeout
         self._on_answer = on_answer
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._paused_since: float | None = None
+        self._paused = False
+        self._written_paused = 0  # bytes
+        self._broken = 0
+        self._watch = _Watch()
         self._turn_pending = False
         self._marks: deque[tuple[float, int]] = deque()  # when streams below an id had been opened
-        self._opened_at = self._read_at = self._loop.time()
-        self._pinged_at = 0.0
-        self._block_since: float | None = None
-        self._draining_since: float | None = None
+        self._swept_at = self._useful_at = self._pinged_at = self._loop.time()
+        self._draining = False
 
     def __repr__(self) -> str:
         return f"<Connection {self.number} {self.protocol!r}>"
@@ -109,7 +124,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        self._opened_at = self._read_at = self._loop.time()
+        self._swept_at = self._useful_at = self._pinged_at = self._loop.time()
         chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
         self.spoke_http2 = chosen == "h2"
         if self.spoke_http2:
@@ -119,12 +134,11 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self._read_at = self._loop.time()
         try:
             self.protocol.receive_data(data)
         except ProtocolError as error:
             self.lost = str(error)
-        self._settle()
+        self._settle(cut=self.lost is not None)
         self.pump()
 
     def eof_received(self) -> None:
@@ -135,14 +149,16 @@ class Connection(asyncio.Protocol):
             self.lost = _cause(exc, self.protocol)
         self._transport = None
         self.protocol.receive_eof(self.lost)
-        self._settle()
+        farewell = self.protocol.goaway
+        self._settle(cut=farewell is None or farewell[0] != ErrorCode.NO_ERROR)
         self._on_change(self)
 
     def pause_writing(self) -> None:
-        self._paused_since = self._loop.time()
+        self._paused = True
+        self._written_paused = 0
 
     def resume_writing(self) -> None:
-        self._paused_since = None
+        self._paused = False
         self.pump()
 
     # Sending
@@ -152,7 +168,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         for _ in range(SLICES_A_TURN):
-            if self._paused_since is not None or not self._send_slice():
+            if self._paused or not self._send_slice():
                 self._write()
                 break
             self._write()
@@ -168,10 +184,13 @@ class Connection(asyncio.Protocol):
         requests = self._source.take(streams, protocol.window)
         if requests is None:
             return False
+        now = self._loop.time()
+        if not protocol.open_streams:
+            self._useful_at = now  # nothing was asked until now
         sent = protocol.send(*requests)
         if sent < len(requests.tags):
             self._source.give_back(requests.tags[sent:])
-        self._marks.append((self._loop.time(), protocol.stream_mark))
+        self._marks.append((now, protocol.stream_mark))
         return True
 
     def _next_turn(self) -> None:
@@ -187,14 +206,27 @@ class Connection(asyncio.Protocol):
         data = self.protocol.data_to_send()
         if data and self._transport is not None:
             self._transport.write(data)
+            if self._paused:
+                self._written_paused += len(data)
 
-    def _settle(self) -> None:
+    def _settle(self, *, cut: bool = False) -> None:
         results = self.protocol.take_results()
         if results:
+            results.cut = cut
+            self._judge(results)
             self._source.settle(results)
             if not self.answered and (results.accepted or results.answered):
                 self.answered = True
                 self._on_answer()
+
+    def _judge(self, results: Results) -> None:
+        """Whether this connection is worth keeping."""
+        answers = len(results.accepted) + len(results.answered)
+        if answers:
+            self._useful_at = self._loop.time()
+        self._broken = max(0, self._broken - answers) + len(results.unknown) + len(results.unsent)
+        if self._broken >= BROKEN_TO_RETIRE and self.protocol.phase is Phase.OPEN:
+            self._retire("more requests break off than are answered")
 
     # Deadlines and the end
 
@@ -202,14 +234,18 @@ class Connection(asyncio.Protocol):
         """Look after deadlines; to be called a few times a second with the loop's time."""
         if self._transport is None:
             return
+        self.protocol.pass_time(now - self._swept_at)
+        self._swept_at = now
         self._expire(now)
         fault = self._fault(now)
         if fault is not None:
-            self.abort(fault)
+            self.abort(*fault)
             return
+        if self._watch.seconds("no streams", self.protocol.shut or None, now) > NO_STREAMS_DEADLINE:
+            self._retire("the peer allows no streams")
         if not self.answered and self._marks and now - self._marks[0][0] > FIRST_ANSWER_PATIENCE:
             self.protocol.trust()
-        silence = now - self._read_at
+        silence = now - max(self._useful_at, self._pinged_at)
         if not self.protocol.pings_unanswered and silence > self._silence_allowed():
             self._pinged_at = now
             self.protocol.ping()
@@ -225,20 +261,30 @@ class Connection(asyncio.Protocol):
         if mark is not None and self.protocol.expire(mark):
             self._settle()
 
-    def _fault(self, now: float) -> str | None:
-        protocol = self.protocol
-        self._block_since = (self._block_since or now) if protocol.in_header_block else None
-        deadlines = (
-            (None if protocol.settled else self._opened_at, SETTINGS_DEADLINE, "no SETTINGS"),
-            (self._block_since, HEADER_BLOCK_DEADLINE, "a header block without end"),
-            (self._pinged_at if protocol.pings_unanswered else None, PING_ANSWER_DEADLINE, "PING not answered"),
-            (self._paused_since, self._request_timeout, "the peer reads nothing"),
-            (self._draining_since, DRAIN_DEADLINE, "draining took too long"),
+    def _fault(self, now: float) -> tuple[str, ErrorCode] | None:
+        """What the peer has left undone for longer than it may, and the code that it is told."""
+        protocol, calm = self.protocol, ErrorCode.ENHANCE_YOUR_CALM
+        if self._paused and self._written_paused > CONTROL_BACKLOG:
+            return "the peer asks and does not read", calm
+        deadlines: tuple[tuple[str, Hashable, float, ErrorCode], ...] = (
+            ("no SETTINGS", not protocol.settled or None, SETTINGS_DEADLINE, ErrorCode.SETTINGS_TIMEOUT),
+            ("a frame without end", protocol.in_frame, FRAME_DEADLINE, calm),
+            ("a header block without end", protocol.in_header_block or None, HEADER_BLOCK_DEADLINE, calm),
+            ("PING not answered", protocol.pings_unanswered or None, PING_ANSWER_DEADLINE, ErrorCode.NO_ERROR),
+            ("the peer's window stays shut", protocol.stalled, WRITE_DEADLINE, calm),
+            ("the peer reads nothing", self._paused or None, self._request_timeout, ErrorCode.NO_ERROR),
+            ("draining took too long", self._draining or None, DRAIN_DEADLINE, ErrorCode.NO_ERROR),
         )
-        for since, allowed, fault in deadlines:
-            if since is not None and now - since > allowed:
-                return fault
+        for fault, undone, allowed, code in deadlines:
+            if self._watch.seconds(fault, undone, now) > allowed:
+                return fault, code
         return None
+
+    def _retire(self, reason: str) -> None:
+        """Take no more, and have another connection in its place."""
+        if self.protocol.phase is Phase.OPEN:
+            self.retired = reason
+            self.drain()
 
     def drain(self) -> None:
         """Take no more; close when the last answer is in."""
@@ -248,8 +294,8 @@ class Connection(asyncio.Protocol):
     def _finish_drained(self) -> None:
         if self.protocol.phase is Phase.OPEN or self._transport is None:
             return
-        if self._draining_since is None:
-            self._draining_since = self._loop.time()
+        if not self._draining:
+            self._draining = True
             self._on_change(self)
         if not self.protocol.open_streams:
             self.close()
@@ -263,15 +309,33 @@ class Connection(asyncio.Protocol):
         self._write()
         self._transport.close()
 
-    def abort(self, reason: str) -> None:
+    def abort(self, reason: str, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """Close without waiting for anything the peer might still read."""
         if self._transport is None:
             return
         self.lost = self.lost or reason
-        self.protocol.close(ErrorCode.NO_ERROR, reason)
-        self._settle()
+        self.protocol.close(code, reason)
+        self._settle(cut=not self._draining)
         self._write()
         self._transport.abort()
+
+
+class _Watch:
+    """Since when the same thing has been so, by what is watched; seen as often as somebody looks."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, tuple[Hashable, float]] = {}
+
+    def seconds(self, name: str, state: Hashable, now: float) -> float:
+        """For how long it has been in this state; None is the state of nothing being amiss."""
+        if state is None:
+            self._since.pop(name, None)
+            return 0.0
+        former, since = self._since.get(name, (None, now))
+        if former != state:
+            self._since[name] = (state, now)
+            return 0.0
+        return now - since
 
 
 def _cause(exc: Exception | None, protocol: ClientProtocol) -> str:

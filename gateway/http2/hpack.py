@@ -202,12 +202,16 @@ class Decoded(NamedTuple):
 class AnswerDecoder:
     """Decodes answers' header blocks. Stateless on the wire, because our table size is zero.
 
-    `max_list_size` bounds what a block may expand to (RFC 9113 section 6.5.2 counts 32 bytes a field on top).
+    `max_list_size` bounds what a block may expand to (RFC 9113 section 6.5.2 counts 32 bytes a field on top), and
+    `max_fields` into how many: a field of one byte on the wire is an object of hundreds here.
     """
 
     _REMEMBERED = 256
+    _REMEMBERED_SIZE = 512
+    """Bytes of a block above which it is not remembered."""
 
-    def __init__(self, max_list_size: int) -> None:
+    def __init__(self, max_list_size: int, max_fields: int) -> None:
+        self._max_fields = max_fields
         self._decoder = hpack.Decoder(max_header_list_size=max_list_size)
         self._decoder.max_allowed_table_size = 0
         self._decoder.header_table_size = 0
@@ -221,7 +225,7 @@ class AnswerDecoder:
         """Decode a whole header block.
 
         Raises:
-            HeaderError: it is not HPACK, needs a dynamic table, or expands to more than the limit.
+            HeaderError: it is not HPACK, needs a dynamic table, or expands to more than the limits.
         """
         known = self.remembered(block)
         if known is not None:
@@ -232,10 +236,14 @@ class AnswerDecoder:
             )
         except (hpack.HPACKError, UnicodeDecodeError, IndexError) as error:
             raise HeaderError(type(error).__name__) from error
+        if len(fields) > self._max_fields:
+            raise HeaderError("too many fields")
         # 100 bytes of `date` and a name make most blocks new each second at the latest, so the memory is for runs.
         if len(self._known) >= self._REMEMBERED:
             self._known.clear()
-        decoded = self._known[block] = Decoded(_status(fields), fields)
+        decoded = Decoded(_status(fields), fields)
+        if len(block) <= self._REMEMBERED_SIZE:
+            self._known[block] = decoded
         return decoded
 
 

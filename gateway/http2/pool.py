@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import random
 import ssl
+from collections import deque
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -21,6 +22,12 @@ from gateway.http2.frames import ErrorCode, error_name
 
 BACKOFF_FLOOR = 1.0
 BACKOFF_CEILING = 60.0
+
+DIALS_A_MINUTE = 60
+"""Whatever became of them: services take more for an attack. A pool allowed many connections may fill up thrice."""
+
+CLOSE_DEADLINE = 3.0
+"""Seconds for the peer's close_notify, and for reading what we said last."""
 
 
 class Address(NamedTuple):
@@ -100,6 +107,7 @@ class Pool:
         self._failures = 0
         self._not_before = 0.0
         self._dialled = 0
+        self._dials: deque[float] = deque(maxlen=max(DIALS_A_MINUTE, 3 * limit))
         self._closing = False
         self._empty = asyncio.Event()
         self._empty.set()
@@ -175,12 +183,15 @@ class Pool:
         await self._empty.wait()
 
     def _dial(self) -> None:
-        usable = sum(connection.usable for connection in self._connections)
-        allowed = not self._closing and usable < self._limit and self._loop.time() >= self._not_before
-        if self._dialling is None and allowed:
+        usable = [connection for connection in self._connections if connection.usable]
+        # Half open after a failure: the one connection there is has to be answered before there is another.
+        probing = self._failures > 0 and any(not connection.answered for connection in usable)
+        allowed = not self._closing and len(usable) < self._limit and self._loop.time() >= self._not_before
+        if self._dialling is None and allowed and not probing:
             self._dialling = self._loop.create_task(self._connect())
 
     async def _connect(self) -> None:
+        self._count_dial(self._loop.time())
         self._dialled += 1
         number = self._dialled
         failure: DialFailure | None
@@ -197,6 +208,7 @@ class Pool:
                     self._address.host,
                     self._address.port,
                     ssl=self._tls,
+                    ssl_shutdown_timeout=CLOSE_DEADLINE,
                 )
         except TimeoutError:
             failure = DialFailure("timeout", f"no connection within {self._connect_timeout:g} s")
@@ -216,6 +228,11 @@ class Pool:
         self._listener.dialled(failure)
         if failure is not None:
             self._back_off(failure)
+
+    def _count_dial(self, now: float) -> None:
+        self._dials.append(now)
+        if len(self._dials) == self._dials.maxlen:
+            self._not_before = max(self._not_before, self._dials[0] + 60.0)
 
     def _adopt(self, connection: Connection) -> DialFailure | None:
         if connection.lost is not None:
@@ -247,6 +264,8 @@ class Pool:
             self._listener.goaway(code, debug)
             if code != ErrorCode.NO_ERROR:
                 self._back_off(DialFailure("closed", f"told to go away: {error_name(code)}"))
+        if connection.retired is not None:
+            self._back_off(DialFailure("closed", connection.retired))
         self._dial()
 
     def _removed(self, connection: Connection) -> None:

@@ -39,11 +39,20 @@ MAX_BODY = 64 * 1024 - 1
 """Of an answer, which is also a stream's receive window, so that no stream needs a WINDOW_UPDATE from us."""
 
 MAX_HEADER_BLOCK = 16 * 1024
+MAX_FIELDS = 64
 MAX_CONTINUATIONS = 16
 MAX_INFORMATIONAL = 4
 
 CONTROL_BUDGET = 10_000
-"""Frames that bring no answer forward, between two that do: floods of PING, SETTINGS, empty DATA and their like."""
+"""Frames that bring no answer forward (PING, SETTINGS, DATA of nothing and their like) above what answers and seconds
+have earned. It also bounds what we write because of them."""
+
+CONTROL_AN_ANSWER = 100
+CONTROL_A_SECOND = 10
+"""So that a server that pings an idle connection for days does not use the budget up."""
+
+TINY_DATA = 64
+"""Bytes of a DATA frame below which it counts as one of those, unless it ends its stream."""
 
 _BARE_ACCEPTED = b"\x00\x00\x01\x01\x05"
 """Start of a HEADERS frame of one byte with END_HEADERS and END_STREAM; `:status 200` is the index 0x88."""
@@ -89,7 +98,7 @@ class Answer(NamedTuple):
 class Results:
     """What became of requests since the last look. Each tag appears once, in one of the lists."""
 
-    __slots__ = ("accepted", "answered", "unknown", "unsent")
+    __slots__ = ("accepted", "answered", "cut", "unknown", "unsent")
 
     def __init__(self) -> None:
         self.accepted: list[Tag] = []
@@ -99,6 +108,8 @@ class Results:
         """Known not to have been processed: REFUSED_STREAM, above GOAWAY's last stream id (section 8.7)."""
         self.unknown: list[tuple[Tag, str]] = []
         """Sent, and no answer will come; with the reason."""
+        self.cut = False
+        """Whether they are unknown because their connection broke off."""
 
     def __bool__(self) -> bool:
         return bool(self.accepted or self.answered or self.unsent or self.unknown)
@@ -166,11 +177,12 @@ class ClientProtocol:
         self._max_frame = frames.DEFAULT_MAX_FRAME
         self._to_refill = 0
         self._encoder = HeadEncoder()
-        self._decoder = AnswerDecoder(MAX_HEADER_BLOCK)
+        self._decoder = AnswerDecoder(MAX_HEADER_BLOCK, MAX_FIELDS)
         self._cut: tuple[Head, Cut] | None = None
         self._buffer = b""
+        self._parsed = 0  # bytes received up to the end of the last whole frame
         self._block: tuple[int, int, list[bytes]] | None = None  # stream id, flags, fragments so far
-        self._control_frames = 0
+        self._control_frames = 0.0
 
     def __repr__(self) -> str:
         return (
@@ -188,6 +200,22 @@ class ClientProtocol:
     def window(self) -> int:
         """Bytes of bodies that the connection's window lets through now."""
         return self._window
+
+    @property
+    def in_frame(self) -> int | None:
+        """What tells a frame that has begun and not ended from others: its place among the bytes received."""
+        return self._parsed if self._buffer else None
+
+    @property
+    def stalled(self) -> int | None:
+        """The stream that waits for the peer's windows, or would; None where none has to."""
+        waiting = next(iter(self._partials), None)
+        return self._next_id if waiting is None and self._window <= 0 else waiting
+
+    @property
+    def shut(self) -> bool:
+        """Whether the peer allows no streams at all."""
+        return not self._max_streams
 
     @property
     def in_header_block(self) -> bool:
@@ -351,6 +379,10 @@ class ClientProtocol:
         """Open more streams although no answer has come: the first request may be one that hangs."""
         self._cautious = False
 
+    def pass_time(self, seconds: float) -> None:
+        """So much time has passed: frames that bring no answer are forgiven for it."""
+        self._forgive(CONTROL_A_SECOND * seconds)
+
     def drain(self) -> None:
         """Open no more streams; the connection can be closed when `open_streams` is zero."""
         if self.phase is Phase.OPEN:
@@ -414,6 +446,7 @@ class ClientProtocol:
                     continue
             self._frame(kind, flags, stream_id & 0x7FFFFFFF, data[start:position])
         self._buffer = data[position:]
+        self._parsed += position
 
     def _settle_run(self, run: bytes) -> None:
         """A run of one-byte HEADERS frames that are a whole answer each.
@@ -431,7 +464,7 @@ class ClientProtocol:
                     accepted.append(pop(stream_id))
             settled = len(accepted) - before
             if settled:
-                self._progressed()
+                self._progressed(settled)
         for (stream_id,) in _STREAM_IDS(run[settled * _BARE_SIZE :]):
             self._on_headers(frames.END_STREAM | frames.END_HEADERS, stream_id, b"\x88")
 
@@ -546,7 +579,7 @@ class ClientProtocol:
         if partial is None or not partial.status:
             self._malformed(stream_id)
             return
-        if not payload and not flags & frames.END_STREAM:
+        if len(payload) < TINY_DATA and not flags & frames.END_STREAM:
             self._count_control()
         partial.body += data
         partial.received += len(payload)
@@ -723,14 +756,18 @@ class ClientProtocol:
         if not stream_id & 1 or stream_id >= self._next_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a frame for a stream that was never opened")
 
-    def _progressed(self) -> None:
-        self._control_frames = 0
+    def _progressed(self, answers: int = 1) -> None:
         self._cautious = False
+        if self._control_frames:
+            self._forgive(CONTROL_AN_ANSWER * answers)
 
     def _count_control(self) -> None:
         self._control_frames += 1
         if self._control_frames > CONTROL_BUDGET:
-            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "many frames and no answer")
+            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "many frames and hardly an answer")
+
+    def _forgive(self, count: float) -> None:
+        self._control_frames = max(0.0, self._control_frames - count)
 
     def _refill(self) -> None:
         if self._to_refill >= RECEIVE_WINDOW // 2:

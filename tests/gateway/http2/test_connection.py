@@ -213,6 +213,100 @@ class TestFaultsOfThePeer:
         rig.connection.data_received(b"\x00\x00\x01\x01\x00\x00\x00\x00\x01\x88")  # HEADERS without END_HEADERS
         assert await rig.lost(rules.HEADER_BLOCK_DEADLINE + 1) == "a header block without end"
 
+    async def test_a_frame_without_end_is_given_up(self) -> None:
+        """However it drips: bytes are no sign of life, and its PING could not be answered within one."""
+        rig = await opened(1, Service(lambda path: Fault("hang")))
+        await until(lambda: rig.service.taken)
+        await asyncio.sleep(0.1)
+        rig.service.answers_pings = False
+        rig.connection.data_received(b"\x00\x40\x00\x00\x00\x00\x00\x00\x01")  # DATA of 16 KiB
+        drip = asyncio.create_task(_drip(rig.connection))
+        assert await rig.lost(rules.FRAME_DEADLINE + 1) == "a frame without end"
+        await drip
+
+    async def test_frames_that_are_always_cut_are_no_frame_without_end(self) -> None:
+        """A busy connection's reads end anywhere."""
+        rig = await opened(0, Service())
+        ping, ends = b"\x00\x00\x08\x06\x01\x00\x00\x00\x00" + bytes(8), virtual_loop().time() + 20.0
+        await asyncio.sleep(0.1)
+        rig.connection.data_received(ping[:5])
+        while virtual_loop().time() < ends:
+            await asyncio.sleep(0.05)
+            rig.connection.data_received(ping[5:] + ping[:5])
+        assert rig.connection.usable
+
+    async def test_a_peer_that_does_anything_but_answer_is_pinged(self) -> None:
+        """Window updates are no answers, and whoever cannot answer a PING is gone."""
+        service = Service(lambda path: Fault("hang"))
+        service.answers_pings = False
+        rig = await opened(3, service)
+        await asyncio.sleep(0.1)
+        start, update = virtual_loop().time(), b"\x00\x00\x04\x08\x00\x00\x00\x00\x00\x00\x00\x00\x01"
+        while rig.connection.usable:
+            rig.connection.data_received(update)
+            await asyncio.sleep(0.2)
+        assert await rig.lost() == "PING not answered"
+        assert virtual_loop().time() - start < rules.SILENCE_BEFORE_PING + rules.PING_ANSWER_DEADLINE + 1
+
+    @pytest.mark.parametrize("drip", [0, 1])
+    async def test_a_window_that_stays_shut_is_given_up(self, drip: int) -> None:
+        """Also if a byte goes through now and then: the request's body has ten seconds."""
+        rig = await opened(0, Service(lambda path: Fault("hang")))
+        await asyncio.sleep(0.1)
+        rig.connection.data_received(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04" + bytes(4))
+        rig.source.waiting, rig.source.body = [0, 1], b"x" * 200
+        rig.connection.pump()
+        start = virtual_loop().time()
+        while rig.connection.usable:
+            if drip:
+                rig.connection.data_received(b"\x00\x00\x04\x08\x00\x00\x00\x00\x01\x00\x00\x00\x01")
+            await asyncio.sleep(0.5)
+        assert await rig.lost() == "the peer's window stays shut"
+        assert virtual_loop().time() - start < rules.WRITE_DEADLINE + 1
+        assert rig.source.waiting == [1]
+
+    async def test_a_peer_that_allows_no_streams_is_replaced(self) -> None:
+        """RFC 9113 section 5.1.2 calls such a value temporary."""
+        service = Service()
+        service.streams = 0
+        rig = await opened(0, service)
+        await asyncio.sleep(0.1)
+        rig.source.waiting = [0]
+        start = virtual_loop().time()
+        await rig.lost(rules.NO_STREAMS_DEADLINE + 1)
+        assert virtual_loop().time() - start > rules.NO_STREAMS_DEADLINE
+        assert rig.connection.retired == "the peer allows no streams"
+        assert rig.source.waiting == [0]
+
+    @pytest.mark.parametrize("fault", ["reset", "refuse"])
+    async def test_a_peer_that_resets_everything_is_replaced(self, fault: str) -> None:
+        rig = await opened(1500, Service(lambda path: Answer() if path == "/0" else Fault(fault)))
+        await rig.lost(5.0)
+        assert rig.connection.retired == "more requests break off than are answered"
+        assert len(rig.source.unknown) + rig.source.unsent.total() < rules.BROKEN_TO_RETIRE + 100
+
+    async def test_a_share_of_resets_is_the_requests_own_trouble(self) -> None:
+        rig = await opened(1500, Service(lambda path: Fault("reset") if path.endswith(("1", "2", "3")) else Answer()))
+        await until(lambda: rig.source.done == 1500)
+        assert rig.connection.usable
+
+    async def test_a_peer_that_asks_and_does_not_read_is_given_up(self) -> None:
+        """What it has us write is bounded (RFC 9113 section 10.5)."""
+        rig = await opened(0)
+        await asyncio.sleep(0.1)
+        rig.connection.pause_writing()
+        rig.connection.data_received((b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8)) * 4000)
+        assert await rig.lost(0.5) == "the peer asks and does not read"
+
+    async def test_pings_of_days_are_no_flood(self) -> None:
+        rig = await opened(0)
+        ping, ends = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8), virtual_loop().time() + 2000.0
+        await asyncio.sleep(0.1)
+        while virtual_loop().time() < ends:
+            rig.connection.data_received(ping * 9)
+            await asyncio.sleep(1.0)
+        assert rig.connection.usable
+
     async def test_whoever_breaks_the_protocol_is_told_and_left(self) -> None:
         rig = await opened(3, Service(lambda path: Fault("hang")))
         await until(lambda: rig.service.taken)
@@ -256,6 +350,12 @@ class TestFaultsOfThePeer:
         assert await rig.lost(1.0) == f"the server does not speak HTTP/2 (it chose {named} by ALPN)"
         assert service.sessions[0].transport.written == 0
         assert rig.source.waiting == [0, 1, 2]
+
+
+async def _drip(connection: Connection) -> None:
+    while connection.usable:
+        connection.data_received(b"x")
+        await asyncio.sleep(0.5)
 
 
 class TestLeaving:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -217,6 +218,39 @@ class TestBackOff:
             await asyncio.sleep(0.1)
         gaps = [later - dial for dial, later in zip(it.service.dials, it.service.dials[1:], strict=False)]
         assert min(gaps) >= rules.BACKOFF_FLOOR
+
+    async def test_a_minute_has_so_many_dials(self) -> None:
+        """Connections that work for a moment and end are not dialled for ever either."""
+        test = rig(lambda path: Answer(), 1)
+        for _ in range(3000):
+            await asyncio.sleep(0.1)
+            test.more(1)
+            for session in test.service.open:
+                if not session.unanswered and test.source.accepted:
+                    session.goaway(0)
+        dials = test.service.dials
+        assert max(sum(at <= other < at + 60 for other in dials) for at in dials) <= rules.DIALS_A_MINUTE
+        assert len(dials) > 4 * rules.DIALS_A_MINUTE, "they are not fewer than allowed either"
+
+    async def test_after_a_failure_one_connection_has_to_be_answered_before_there_is_another(self) -> None:
+        """A service that comes back is met by one connection, not by all."""
+        test = rig(lambda path: Fault("hang"), 500, streams=10)
+        test.service.refuses = ConnectionRefusedError(111, "Connection refused")
+        await until(lambda: len(test.service.dials) == 3)
+        test.service.refuses = None
+        await until(lambda: len(test.service.open) == 1)
+        await asyncio.sleep(10.0)
+        assert len(test.service.open) == 1
+        test.service.behave = lambda path: Answer()
+        for number in sorted(test.service.sessions[0].unanswered):
+            test.service.sessions[0].answer(number)
+        await until(lambda: len(test.source.accepted) == 500)
+
+    async def test_a_connection_that_resets_everything_is_not_replaced_at_once(self) -> None:
+        test = rig(then(Fault("reset")), 3000, limit=1)
+        await until(lambda: len(test.service.dials) == 4)
+        dials = test.service.dials
+        assert all(later - earlier > rules.BACKOFF_FLOOR / 4 for earlier, later in pairwise(dials))
 
     async def test_new_work_does_not_cut_it_short(self) -> None:
         it = rig()
