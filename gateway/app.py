@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import random
 import signal
+import socket
 import time
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import structlog
@@ -14,8 +17,10 @@ from aiohttp import web
 
 from gateway.credentials.store import CredentialStore
 from gateway.dispatch.dispatcher import Dispatcher
+from gateway.ingest.door import Door
 from gateway.ingest.limits import Limits
 from gateway.ingest.server import Ingest, application, runner
+from gateway.listener import BACKLOG
 from gateway.observe import health
 from gateway.observe.cpu import CpuShare
 from gateway.observe.metrics import Metrics
@@ -29,6 +34,12 @@ from providers.base import ProviderSettings
 DRAIN_DEADLINE = 20.0
 """Seconds for requests on the wire to be answered after SIGTERM; the whole shutdown ends within 25."""
 
+UPLOADS_DEADLINE = 10.0
+"""Seconds for uploads to end; after that they are refused."""
+
+HANDOVER = 2.0
+"""Seconds for callers with an open connection to send one more request, and be told to open another."""
+
 RECOVERY_INTERVAL = 5.0
 """Seconds between looks for workers that died holding work."""
 
@@ -37,15 +48,23 @@ RETENTION_INTERVAL = 600.0
 log = structlog.get_logger()
 
 
-async def run_worker(settings: Settings, worker: int) -> None:
-    """Run worker number `worker` until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
+async def run_worker(
+    settings: Settings, worker: int, listeners: Sequence[socket.socket], on_ready: Callable[[], None]
+) -> None:
+    """Run worker number `worker` until it is told to leave, then drain.
+
+    SIGTERM and SIGINT stop the gateway: jobs are refused from then on. SIGHUP means that a successor is ready: this
+    worker accepts no connection any more, and serves those that it has until their callers know.
+
+    Args:
+        listeners: sockets bound by the parent; they are closed.
+        on_ready: called once it serves.
 
     Raises:
         SettingsError: credentials cannot be used.
         QueueError: the queue's file cannot be used.
-        OSError: the address is taken.
     """
-    stop = _stop_on_signals()
+    leaving = _Leaving()
     async with AsyncExitStack() as stack:
         credentials = CredentialStore(settings.blocks())
         metrics = Metrics(settings.data / "metrics", f"worker-{worker}", settings.blocks())
@@ -64,7 +83,9 @@ async def run_worker(settings: Settings, worker: int) -> None:
             limits=Limits(body=int(settings.http.max_body), line=int(settings.http.max_line)),
         )
         server = application(
-            [*ingest.routes(), *health.routes(readiness, metrics, queue.depth)], [health.count_requests(metrics)]
+            [*ingest.routes(), *health.routes(readiness, metrics, queue.depth)],
+            ingest.door,
+            [health.count_requests(metrics)],
         )
         async with asyncio.TaskGroup() as tasks:
             running = [
@@ -72,34 +93,59 @@ async def run_worker(settings: Settings, worker: int) -> None:
                 tasks.create_task(health.watch_loop(metrics, [dispatcher.sample])),
                 tasks.create_task(_maintain(queue, receipts, settings)),
             ]
-            site = await _listen(server, settings)
+            served = await _listen(server, listeners)
             _settle_memory()
             readiness.report("queue", True)
             readiness.report("gateway", True)
             log.info("worker.ready", worker=worker, credentials=credentials.fingerprints())
-            await stop.wait()
-            readiness.report("gateway", False, "draining: it finishes what is on the wire and takes nothing new")
+            on_ready()
+            await leaving.told.wait()
             # Side by side: uploads have seconds to end, and what is on the wire has its time from now on.
-            await asyncio.gather(site.cleanup(), dispatcher.drain(DRAIN_DEADLINE))
+            await asyncio.gather(_leave(leaving, readiness, ingest.door, served), dispatcher.drain(DRAIN_DEADLINE))
+            await served.cleanup()
             for task in running:
                 task.cancel()
     log.info("worker.stopped", worker=worker)
 
 
-def _stop_on_signals() -> asyncio.Event:
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+class _Leaving:
+    """What signals tell a worker."""
 
-    def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        log.info("worker.draining", signal=number.name)
-        stop.set()
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        """To leave."""
+        self.stopped = asyncio.Event()
+        """That the gateway stops; without it, a successor takes over."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._relieve)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    return stop
+    def _stop(self, number: signal.Signals) -> None:
+        # It may come twice, from the parent and from who signals whole process groups: only the parent ends us at once.
+        if not self.stopped.is_set():
+            log.info("worker.draining", signal=number.name)
+            self.stopped.set()
+            self.told.set()
+
+    def _relieve(self) -> None:
+        if not self.told.is_set():
+            log.info("worker.draining", signal=signal.SIGHUP.name)
+            self.told.set()
+
+
+async def _leave(leaving: _Leaving, readiness: health.Readiness, door: Door, served: web.AppRunner) -> None:
+    """See callers off: in a handover by serving them once more, when the gateway stops by refusing their jobs."""
+    door.last_call()
+    if not leaving.stopped.is_set():
+        for site in served.sites:
+            await site.stop()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(leaving.stopped.wait(), HANDOVER)
+    if leaving.stopped.is_set():
+        readiness.report("gateway", False, "draining: it finishes what is on the wire and takes nothing new")
+        door.shut()
+    await door.empty(UPLOADS_DEADLINE)
 
 
 async def _open_queue(settings: Settings, worker: int, stack: AsyncExitStack) -> SqliteQueue:
@@ -122,11 +168,11 @@ def _apps(settings: Settings) -> dict[str, dict[str, ProviderSettings]]:
     return apps
 
 
-async def _listen(server: web.Application, settings: Settings) -> web.AppRunner:
-    """Every worker listens on the same port (SO_REUSEPORT): the kernel spreads the connections."""
+async def _listen(server: web.Application, listeners: Sequence[socket.socket]) -> web.AppRunner:
     served = runner(server)
     await served.setup()
-    await web.TCPSite(served, settings.http.host, settings.http.port, reuse_port=True).start()
+    for listener in listeners:
+        await web.SockSite(served, listener, backlog=BACKLOG).start()
     log.info("http.listening", addresses=[f"{host}:{port}" for host, port, *_ in served.addresses])
     return served
 

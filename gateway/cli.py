@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from enum import StrEnum
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -87,70 +88,101 @@ def serve(
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C; a second one ends it at once.
 
-    It stops taking jobs, waits for what is in flight (20 seconds at most) and leaves the rest in the queue.
+    It stops taking jobs, waits for what is in flight (20 seconds at most) and leaves the rest in the queue. SIGHUP
+    reads the settings anew and replaces the workers one after the other, without a gap for callers.
     """
     from gateway.credentials import CredentialsError, CredentialStore
+    from gateway.listener import bind
     from gateway.observe import logs
     from gateway.observe.cells import SlotTaken
     from gateway.observe.metrics import clear
 
-    config = _config(config)
-    settings = _settings(config, {} if workers is None else {"CARILLON_WORKERS": str(workers)})
-    with _refusing(CredentialsError, SlotTaken):
+    config, over = _config(config), {} if workers is None else {"CARILLON_WORKERS": str(workers)}
+    settings = _settings(config, over)
+    with _refusing(CredentialsError, SlotTaken, OSError):
         CredentialStore(settings.blocks())  # the workers load them again; here all errors are told once
         clear(settings.data / "metrics")
+        listeners = bind(settings.http.host, settings.http.port)
     logs.configure(settings.observe.log_level, settings.observe.log_format)
-    if settings.workers > 1:
-        raise typer.Exit(_supervised(settings, config))
-    _work(settings, 0)
+    raise typer.Exit(_supervise(settings, config, listeners, lambda: _renewed(settings, config, over)))
 
 
-def _work(settings: Settings, number: int) -> None:
-    import uvloop
-
-    from gateway.app import run_worker
-    from gateway.observe.cells import SlotTaken
-    from gateway.queue.base import QueueError
-    from gateway.settings import SettingsError
-
-    with _refusing(SettingsError, SlotTaken, QueueError, OSError):
-        try:
-            uvloop.run(run_worker(settings, number))
-        except ExceptionGroup:
-            # A defect of ours: told in the log, redacted as everything there, and the parent starts another worker.
-            _log.error("worker.failed", worker=number, exc_info=True)
-            raise typer.Exit(1) from None
-
-
-def _supervised(settings: Settings, config: Path | None) -> int:
+def _supervise(
+    settings: Settings, config: Path | None, listeners: Sequence[socket.socket], renew: Callable[[], str | None]
+) -> int:
     from gateway.observe.metrics import SUPERVISOR, Metrics
     from gateway.supervisor import Supervisor
 
-    def command(worker: int, parent: int) -> list[str]:
-        numbers = ["--worker", str(worker), "--workers", str(settings.workers), "--parent", str(parent)]
+    inherited = [part for each in listeners for part in ("--listener", str(each.fileno()))]
+
+    def command(worker: int, line: int) -> list[str]:
+        numbers = ["--worker", str(worker), "--workers", str(settings.workers), "--parent", str(line), *inherited]
         file = ["--config", str(config)] if config is not None else []
         return [sys.executable, "-m", "gateway", "worker", *file, *numbers]
 
-    with closing(Metrics(settings.data / "metrics", SUPERVISOR)) as metrics:
-        supervisor = Supervisor(command, settings.workers, restarted=metrics.worker_restarted)
+    with closing(Metrics(settings.data / "metrics", SUPERVISOR)) as metrics, ExitStack() as stack:
+        for each in listeners:
+            stack.enter_context(each)
+        supervisor = Supervisor(
+            command, settings.workers, listeners=listeners, renew=renew, restarted=metrics.worker_restarted
+        )
         return asyncio.run(supervisor.run())
+
+
+def _renewed(former: Settings, config: Path | None, over: Mapping[str, str]) -> str | None:
+    """What is wrong with the settings as they are by now, for workers to be replaced by; None if nothing is."""
+    from gateway.credentials import CredentialsError, CredentialStore
+    from gateway.settings import SettingsError, load
+
+    try:
+        settings = load(config, {**os.environ, **over})
+        CredentialStore(settings.blocks())
+    except (SettingsError, CredentialsError) as error:
+        return str(error)
+    return _unchangeable(former, settings)
+
+
+def _unchangeable(former: Settings, settings: Settings) -> str | None:
+    """What workers share with the parent, or with each other, changes for all at once or not at all."""
+    keys = {
+        "workers": (former.workers, settings.workers),
+        "http.host": (former.http.host, settings.http.host),
+        "http.port": (former.http.port, settings.http.port),
+        "queue.path": (former.queue.path, settings.queue.path),
+    }
+    changed = [key for key, (before, now) in keys.items() if before != now]
+    return f"{', '.join(changed)} can only be changed by a restart" if changed else None
 
 
 @app.command(hidden=True)
 def worker(
     worker: Annotated[int, typer.Option()],
     workers: Annotated[int, typer.Option()],
-    parent: Annotated[int, typer.Option(help="A file descriptor that ends with the parent.")],
+    parent: Annotated[int, typer.Option(help="A file descriptor: the line to the parent.")],
+    listeners: Annotated[list[int], typer.Option("--listener", help="A file descriptor: a socket to accept from.")],
     config: Config = None,
 ) -> None:
-    """One of several processes of `serve`, which starts it."""
-    from gateway.observe import logs
-    from gateway.supervisor import follow_parent
+    """One of the processes of `serve`, which starts it."""
+    import uvloop
 
-    follow_parent(parent)
+    from gateway.app import run_worker
+    from gateway.listener import inherited
+    from gateway.observe import logs
+    from gateway.observe.cells import SlotTaken
+    from gateway.queue.base import QueueError
+    from gateway.settings import SettingsError
+    from gateway.supervisor import Parent
+
+    line = Parent(parent)
     settings = _settings(config, {"CARILLON_WORKERS": str(workers)})
     logs.configure(settings.observe.log_level, settings.observe.log_format, worker=worker)
-    _work(settings, worker)
+    with _refusing(SettingsError, SlotTaken, QueueError, OSError):
+        try:
+            uvloop.run(run_worker(settings, worker, inherited(listeners), line.say_ready))
+        except ExceptionGroup:
+            # A defect of ours: told in the log, redacted as everything there, and the parent starts another worker.
+            _log.error("worker.failed", worker=worker, exc_info=True)
+            raise typer.Exit(1) from None
 
 
 # --- callers of a running gateway

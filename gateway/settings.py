@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -23,7 +23,6 @@ from pydantic import (
     Field,
     ValidationError,
     create_model,
-    model_validator,
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
@@ -148,12 +147,6 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what it is given: the environment comes in by `load`, and a test's does not come in at all."""
         return (init_settings,)
-
-    @model_validator(mode="after")
-    def _one_port_for_all(self) -> Self:
-        if self.http.port == 0 and self.workers > 1:
-            raise ValueError("http.port = 0 takes any free port, and several workers have to share one: name it")
-        return self
 
     @property
     def data(self) -> Path:

@@ -36,7 +36,15 @@ class Body:
         self._hash = hashlib.sha256() if hashed else None  # 1 us a KiB: only where somebody will compare
         self._loop = asyncio.get_running_loop()
         self._waited = 0.0
+        self._waiting: asyncio.Timeout | None = None
+        self._refusal: Refused | None = None
         self.received = 0
+
+    def refuse(self, refusal: Refused) -> None:
+        """Read no more of it: whoever reads gets this, at once. Without effect once all of it was read."""
+        self._refusal = refusal
+        if self._waiting is not None:
+            self._waiting.reschedule(self._loop.time())
 
     @property
     def fingerprint(self) -> bytes:
@@ -47,17 +55,21 @@ class Body:
         """What has arrived; b"" at the end.
 
         Raises:
-            Refused: 408, too slow; 400, it broke off.
+            Refused: 408, too slow; 400, it broke off; what `refuse` was given.
         """
         start = self._loop.time()
         allowance = self._limits.grace + self.received / self._limits.pace - self._waited
         try:
-            async with asyncio.timeout_at(start + min(self._limits.pause, allowance)):
+            if self._refusal is not None:
+                raise self._refusal
+            async with asyncio.timeout_at(start + min(self._limits.pause, allowance)) as self._waiting:
                 data = await self._content.readany()
         except TimeoutError:
-            raise Refused(408, _LATE, close=True) from None
+            raise self._refusal or Refused(408, _LATE, close=True) from None
         except (ConnectionError, RequestPayloadError):
             raise Refused(400, _BROKEN, close=True) from None
+        finally:
+            self._waiting = None
         self._waited += self._loop.time() - start
         self.received += len(data)
         if self._hash:

@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from gateway.ingest import openapi
 from gateway.ingest.body import Body, too_large
+from gateway.ingest.door import Door
 from gateway.ingest.intake import Answer, Apps, Intake, Meter
 from gateway.ingest.limits import KIB, Limits
 from gateway.ingest.lookup import Lookup, Receipts
@@ -24,7 +25,8 @@ _LOG = structlog.get_logger()
 
 _KEY = re.compile(r"[!-~]{1,255}")
 _FAILED = "The gateway failed at this request, which may or may not have been done. Its log says more."
-_SHUTDOWN_GRACE = 10.0
+_SHUTDOWN_GRACE = 1.0
+"""Seconds for the last answers; uploads had theirs before, see `Door.empty`."""
 
 
 class Ingest:
@@ -53,6 +55,7 @@ class Ingest:
         self._intake = Intake(apps, providers, queue, on_work, meter, limits)
         self._lookup = Lookup(apps, queue, receipts, limits)
         self._limits = limits
+        self.door = Door()
 
     def routes(self) -> list[web.RouteDef]:
         """All of `/v1`, and the description of it."""
@@ -70,7 +73,7 @@ class Ingest:
             raise too_large(self._limits.body)
         body = Body(request.content, self._limits, hashed=key is not None)
         take = self._intake.document if kind == JSON else self._intake.stream
-        with self._intake.upload() as share:
+        with self.door.let_in(body), self._intake.upload() as share:
             return _accepted(await take(body, share, key))
 
 
@@ -78,10 +81,13 @@ async def _openapi(_request: web.Request) -> web.Response:
     return web.Response(body=openapi.document(), content_type=JSON)
 
 
-def application(routes: Iterable[web.AbstractRouteDef], middlewares: Sequence[Middleware] = ()) -> web.Application:
+def application(
+    routes: Iterable[web.AbstractRouteDef], door: Door, middlewares: Sequence[Middleware] = ()
+) -> web.Application:
     """An application of these routes, all of whose errors are problems. `middlewares` stand outside of that."""
     # `client_max_size` guards aiohttp's own readers, which nothing here uses.
     app = web.Application(middlewares=[*middlewares, _problems], client_max_size=64 * KIB)
+    app.on_response_prepare.append(door.end_connections)
     app.add_routes(routes)
     return app
 

@@ -3,12 +3,12 @@
 ========  =====================================================================================================
 level     events
 ========  =====================================================================================================
-error     someone has to act: `workers.give_up`, `route.stopped`; a defect of ours: `http.failed` (the caller got 500),
-          `worker.failed`, `batch.set_aside`
+error     someone has to act: `workers.give_up`, `gateway.reload_refused`, `gateway.reload_failed`, `route.stopped`; a
+          defect of ours: `http.failed` (the caller got 500), `worker.failed`, `batch.set_aside`
 warning   it goes on, but look: `worker.died`, `worker.killed`, `loop.stalled`, `queue.lease_failed`,
           `queue.lease_lost`, `queue.maintenance_failed`, `credential.exchange_failed`, `route.held`
-info      lifecycle: `worker.started`, `worker.ready`, `http.listening`, `gateway.draining`, `worker.draining`,
-          `worker.stopped`, `route.released`
+info      lifecycle: `worker.started`, `worker.ready`, `http.listening`, `gateway.draining`, `gateway.reloaded`,
+          `worker.draining`, `worker.stopped`, `route.released`
 debug     expected failures: `queue.failed`
 ========  =====================================================================================================
 

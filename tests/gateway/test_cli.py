@@ -18,8 +18,9 @@ from aiohttp import web
 from typer.testing import CliRunner, Result
 
 from gateway.advice import REASONS, STATES
-from gateway.cli import ROWS_SHOWN, app
+from gateway.cli import ROWS_SHOWN, _renewed, app
 from gateway.model import TERMINAL_STATES
+from gateway.settings import load
 
 JOB = "job_" + "0" * 32
 
@@ -398,9 +399,42 @@ def test_serve_passes_its_number_of_workers_on(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setitem(sys.modules, "gateway.supervisor", SimpleNamespace(Supervisor=FakeSupervisor))  # type: ignore[arg-type]
     monkeypatch.setattr("gateway.observe.logs.configure", lambda *_, **__: None)
     path = tmp_path / "carillon.toml"
-    path.write_text("workers = 1\n")
+    path.write_text("workers = 1\n[http]\nport = 0\n")
     assert run("serve", "--config", str(path), "--workers", "3").exit_code == 42
     ((workers, command),) = seen
     assert workers == 3
     assert command[1:4] == ["-m", "gateway", "worker"]
-    assert command[4:] == ["--config", str(path), "--worker", "1", "--workers", "3", "--parent", "7"]
+    assert command[4:-1] == [*("--config", str(path), "--worker", "1", "--workers", "3", "--parent", "7", "--listener")]
+
+
+def test_serve_names_an_address_that_is_taken(tmp_path: Path) -> None:
+    """Exit status 2 and one sentence, before any worker is started."""
+    path = tmp_path / "carillon.toml"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        path.write_text(f"[http]\nport = {port}\n")
+        result = run("serve", "--config", str(path))
+    assert result.exit_code == 2
+    assert f"127.0.0.1:{port}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("workers = 2\n", "workers can only be changed by a restart"),
+        ('[queue]\npath = "elsewhere/q.db"\n', "queue.path can only"),
+        ("[http]\nport = 8081\n", "http.port can only"),
+        ("[http]\nprt = 1\n", "http.prt"),
+        ('[apps.a.stub]\nkey = "not one"\n', "apps.a.stub"),
+        ("workers = ", "is not TOML"),
+        ("[dispatch]\nmax_attempts = 7\n", None),
+    ],
+)
+def test_settings_are_checked_anew_before_workers_are_replaced(tmp_path: Path, text: str, named: str | None) -> None:
+    """What cannot be used, or not without a restart, is named, and then nothing is replaced."""
+    path = tmp_path / "carillon.toml"
+    path.write_text("")
+    former = load(path, {})
+    path.write_text(text)
+    problem = _renewed(former, path, {})
+    assert problem is None if named is None else named in (problem or "")

@@ -185,13 +185,6 @@ def test_a_list_or_table_by_environment_has_to_be_json() -> None:
     assert "JSON" in mistakes(None, {"CARILLON_APPS": "shop"})["CARILLON_*"]
 
 
-def test_a_free_port_is_for_one_worker(tmp_path: Path) -> None:
-    """Several workers share a port, which therefore has a number."""
-    assert load(None, {"CARILLON_HTTP__PORT": "0"}).http.port == 0
-    (detail,) = mistakes(None, {"CARILLON_HTTP__PORT": "0", "CARILLON_WORKERS": "2"}).values()
-    assert "http.port" in detail
-
-
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_each_providers_block_is_its_own_class(provider: str) -> None:
     """A block is checked by the provider that it names: unknown keys in it are mistakes."""

@@ -18,10 +18,10 @@ from gateway.supervisor import Supervisor
 WORKER = """
 import os, signal, sys, time
 from pathlib import Path
-from gateway.supervisor import follow_parent
+from gateway.supervisor import Parent
 
 worker, fd, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-follow_parent(fd, grace=5)
+parent = Parent(fd, grace=5)
 
 def say(word):
     with open(folder / "journal", "a") as journal:
@@ -31,9 +31,10 @@ OBEDIENT = """
 def leave(number, frame):
     say(signal.Signals(number).name)
     sys.exit(0)
-signal.signal(signal.SIGTERM, leave)
-signal.signal(signal.SIGINT, leave)
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, leave)
 say("ready")
+parent.say_ready()
 while True:
     time.sleep(60)
 """
@@ -192,6 +193,88 @@ async def test_a_signal_during_a_pause_is_not_waited_out(tmp_path: Path) -> None
         await stage.until(lambda: not alive(pid))
         supervisor.stop(signal.SIGTERM)
         await asyncio.wait_for(task, 20)
+    assert len(stage.lines("ready")) == 1
+
+
+async def test_workers_are_replaced_one_after_the_other(tmp_path: Path) -> None:
+    """A former worker is told to leave when its successor is ready, and the next one is started when it has left."""
+    stage = Stage(tmp_path, OBEDIENT)
+    supervisor = Supervisor(stage.command, 2)
+    async with running(supervisor) as task:
+        await stage.until(lambda: len(stage.lines("ready")) == 2)
+        former = {pid for _, pid in stage.lines("ready")}
+        os.kill(os.getpid(), signal.SIGHUP)
+        await stage.until(lambda: len(stage.lines("SIGHUP")) == 2)
+        words = [line.split()[1] for line in stage.journal.read_text().splitlines()]
+        assert words == ["ready", "ready", "ready", "SIGHUP", "ready", "SIGHUP"]
+        assert {pid for _, pid in stage.lines("SIGHUP")} == former
+        assert {number for number, _ in stage.lines("ready")} <= {0, 1, 2}
+        assert not task.done()
+        supervisor.stop(signal.SIGTERM)
+        assert await asyncio.wait_for(task, 20) == 0
+    assert len(stage.lines("SIGTERM")) == 2
+
+
+async def test_wrong_settings_replace_nobody(tmp_path: Path) -> None:
+    """What is wrong is told, and the former workers stay; the next signal asks again."""
+    stage = Stage(tmp_path, OBEDIENT)
+    problems = ["wrong", "wrong", None]
+    async with running(Supervisor(stage.command, 1, renew=lambda: problems.pop(0))):
+        await stage.until(lambda: len(stage.lines("ready")) == 1)
+        for left in (2, 1):
+            os.kill(os.getpid(), signal.SIGHUP)
+            await stage.until(lambda left=left: len(problems) == left)  # type: ignore[misc]
+        assert len(stage.lines("ready")) == 1
+        os.kill(os.getpid(), signal.SIGHUP)
+        await stage.until(lambda: len(stage.lines("SIGHUP")) == 1)
+
+
+async def test_a_successor_that_does_not_get_ready_replaces_nobody(tmp_path: Path) -> None:
+    """It failed, so the former worker goes on as if nothing had happened."""
+    stage = Stage(tmp_path, "if (folder / 'spoilt').exists(): say('failed'); sys.exit(1)\n" + OBEDIENT)
+    async with running(Supervisor(stage.command, 1)) as task:
+        await stage.until(lambda: len(stage.lines("ready")) == 1)
+        (tmp_path / "spoilt").touch()
+        os.kill(os.getpid(), signal.SIGHUP)
+        await stage.until(lambda: len(stage.lines("failed")) == 1)
+        (tmp_path / "spoilt").unlink()
+        os.kill(os.getpid(), signal.SIGHUP)
+        await stage.until(lambda: len(stage.lines("ready")) == 2)
+        assert not task.done()
+    assert len(stage.lines("SIGHUP")) == 1
+
+
+async def test_a_successor_is_kept_alive_as_its_predecessor_was(tmp_path: Path) -> None:
+    """Who fills a place is started again when it dies, also while its predecessor is still leaving."""
+    slow = OBEDIENT.replace("    sys.exit(0)", "    time.sleep(2 * (number == signal.SIGHUP)); sys.exit(0)")
+    stage = Stage(tmp_path, slow)
+    async with running(Supervisor(stage.command, 1, first_delay=0.01)):
+        await stage.until(lambda: len(stage.lines("ready")) == 1)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await stage.until(lambda: len(stage.lines("SIGHUP")) == 1)
+        os.kill(stage.lines("ready")[1][1], signal.SIGKILL)
+        await stage.until(lambda: len(stage.lines("ready")) == 3)
+        assert alive(stage.lines("ready")[0][1])
+
+
+async def test_stopping_during_a_replacement_leaves_nobody_behind(tmp_path: Path) -> None:
+    """A worker that is being started, and one that is leaving, hear the signal too."""
+    stage = Stage(tmp_path, OBEDIENT.replace('say("ready")', "say('begun'); time.sleep(0.5); say('ready')"))
+    supervisor = Supervisor(stage.command, 1)
+    async with running(supervisor) as task:
+        await stage.until(lambda: len(stage.lines("ready")) == 1)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await stage.until(lambda: len(stage.lines("begun")) == 2)
+        supervisor.stop(signal.SIGTERM)
+        assert await asyncio.wait_for(task, 20) == 0
+    assert not any(alive(pid) for _, pid in stage.lines("begun"))
+
+
+async def test_a_mistake_in_words_is_told_once(tmp_path: Path) -> None:
+    """Exit status 2 of every worker means that the settings or the queue cannot be used: no restart cures that."""
+    stage = Stage(tmp_path, FAILING.replace("78", "2"))
+    async with running(Supervisor(stage.command, 1)) as task:
+        assert await asyncio.wait_for(task, 30) == 2
     assert len(stage.lines("ready")) == 1
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, web
 
+from gateway.ingest.door import Door
 from gateway.ingest.limits import Limits
 from gateway.ingest.server import Ingest, application, runner
 from providers.base import Provider, ProviderSettings
@@ -36,9 +37,12 @@ def lines(*recipients: dict[str, Any] | bytes, head: dict[str, Any] | None = Non
 class Gateway:
     """An ingest over real HTTP, with what it was given at hand."""
 
-    def __init__(self, session: ClientSession, address: tuple[str, int], queue: Any, counts: Counts) -> None:
+    def __init__(
+        self, session: ClientSession, address: tuple[str, int], queue: Any, counts: Counts, door: Door
+    ) -> None:
         self.session = session
         self.address = address
+        self.door = door
         self.queue = queue
         self.counts = counts
         self.woken = 0
@@ -91,14 +95,14 @@ async def serve() -> AsyncIterator[Serve]:
             meter=counts,
             limits=Limits(**limits),
         )
-        server = runner(application(ingest.routes()))
+        server = runner(application(ingest.routes(), ingest.door))
         await server.setup()
         listener = socket.create_server(("127.0.0.1", 0))
         await web.SockSite(server, listener).start()
         address = listener.getsockname()
         session = ClientSession(f"http://127.0.0.1:{address[1]}")
         running.append((session, server))
-        gateway = Gateway(session, address, queue, counts)
+        gateway = Gateway(session, address, queue, counts, ingest.door)
         return gateway
 
     yield start
