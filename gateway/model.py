@@ -97,6 +97,8 @@ class Note(msgspec.Struct, array_like=True, gc=False):
     """Seconds of the queue's clock (`Queue.time`) before which a PENDING one is not to be tried again."""
     unanswered: int = 0
     """How many of the attempts got no answer: each may have reached the device."""
+    cuts: int = 0
+    """Connections that broke off with it on the wire while the service answered others."""
 
 
 def new_job_id() -> str:

@@ -19,9 +19,11 @@ from gateway.dispatch.breaker import Breaker
 from gateway.dispatch.exchanges import Exchanges
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.governor import Governor
+from gateway.dispatch.quarantine import Quarantine
 from gateway.dispatch.retry import Limits
 from gateway.dispatch.sender import Sender
 from gateway.dispatch.standing import Standing
+from gateway.http2.connection import Source
 from gateway.http2.pool import Address, Pool, tls_context
 from gateway.model import Lane, Route
 from gateway.observe.health import Readiness
@@ -156,7 +158,7 @@ class Dispatcher:
         for sender in self._senders.values():
             sender.stopped = True
         self._give_back_unsent()
-        await asyncio.gather(*(sender.pool.close(deadline) for sender in self._senders.values()))
+        await asyncio.gather(*(sender.close(deadline) for sender in self._senders.values()))
         for sender in self._senders.values():
             for flight in list(sender.flights):
                 self._give_back(sender, flight, 0.0)
@@ -286,18 +288,22 @@ class Dispatcher:
             clock=self._queue.time,
         )
         sender.stopped = self._draining
-        sender.pool = Pool(
-            Address.of(origin),
+        sender.pool = self._pool(sender, way, sender, way.settings.connections or provider.default_connections)
+        sender.quarantine = Quarantine(sender, lambda source: self._pool(sender, way, source, 1))
+        return sender
+
+    def _pool(self, sender: Sender, way: _Way, source: Source, limit: int) -> Pool:
+        return Pool(
+            Address.of(sender.origin),
             way.tls,
+            source,
             sender,
-            sender,
-            limit=way.settings.connections or provider.default_connections,
+            limit=limit,
             request_timeout=self._settings.dispatch.request_timeout,
             connect_timeout=self._settings.dispatch.connect_timeout,
             busy=self._busy,
             jitter=self._jitter,
         )
-        return sender
 
     # The end of a batch
 
@@ -431,7 +437,7 @@ class Dispatcher:
             del self._senders[sender.route]
             self._last_used.pop(sender.route, None)
             self._standing.forget(sender.route)
-            self._spawn(sender.pool.close(0.0))
+            self._spawn(sender.close(0.0))
 
     async def _follow_cancellations(self) -> None:
         while True:

@@ -17,6 +17,9 @@ _SENT = bytes([State.SENT]) * len(INDEX_DIGITS)
 _LONGEST = 0xFFFFFFFF
 """Of the milliseconds column: 49 days."""
 
+SUSPECT_CUTS = 2
+"""Connections that broke off under a delivery, after which it is sent alone."""
+
 
 def age(job: Job, wall: float) -> int:
     """Milliseconds since a job was created, as the column stores them; `wall` is in UNIX seconds."""
@@ -26,15 +29,16 @@ def age(job: Job, wall: float) -> int:
 class Flight:
     """The columns of a lease and a cursor through them.
 
-    Each delivery is in exactly one place: ready (in `_fresh` beyond the cursor, or in `_again`), on the wire
-    (`on_wire` counts them, their state is SENT), waiting for a retry (in `_waiting`), or done (its state is terminal).
+    Each delivery is in exactly one place: ready (in `_fresh` beyond the cursor, or in `_again`), ready to be sent alone
+    (in `suspects`), on the wire (`on_wire` counts them, their state is SENT), waiting for a retry (in `_waiting`), or
+    done (its state is terminal).
     `left` counts those that are not done.
     """
 
     __slots__ = (
         "_again", "_cursor", "_fresh", "_prefix", "_waiting", "body_size", "cancelled", "checkpointed_at", "dead",
         "job", "lease", "left", "milliseconds", "notes", "on_wire", "plan", "queued", "registered", "states",
-        "targets", "variables",
+        "suspects", "targets", "variables",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +65,7 @@ class Flight:
         self._fresh: Sequence[int] = range(lease.count)
         self._cursor = 0
         self._again: deque[int] = deque()
+        self.suspects: deque[int] = deque()
         self._waiting: list[tuple[float, int]] = []  # heap of due times, in the loop's seconds, and indexes
         self.left = lease.count
 
@@ -90,7 +95,9 @@ class Flight:
 
     def resume(self, pending: Sequence[int]) -> None:
         """Go on with these deliveries only; the others are done or waiting."""
-        self._fresh = pending
+        suspects = {index for index, note in self.notes.items() if note.cuts >= SUSPECT_CUTS}
+        self.suspects.extend(index for index in pending if index in suspects)
+        self._fresh = [index for index in pending if index not in suspects] if suspects else pending
         self._cursor = 0
 
     def next(self, count: int) -> Sequence[int]:
@@ -107,6 +114,13 @@ class Flight:
                 self.states[index] = State.SENT
         self.on_wire += len(indexes)
         return indexes
+
+    def next_suspect(self) -> Sequence[int]:
+        """The next delivery to send alone, marked as SENT."""
+        index = self.suspects.popleft()
+        self.states[index] = State.SENT
+        self.on_wire += 1
+        return (index,)
 
     def rows(self, indexes: Sequence[int]) -> Rows:
         """The columns of these deliveries."""
@@ -128,7 +142,12 @@ class Flight:
         """A delivery that is on the wire, or was about to be, has to be sent (again) as soon as possible."""
         self.on_wire -= 1
         self.states[index] = State.PENDING
-        self._again.append(index)
+        self._make_ready(index)
+
+    def _make_ready(self, index: int) -> None:
+        note = self.notes.get(index)
+        suspect = note is not None and note.cuts >= SUSPECT_CUTS
+        (self.suspects if suspect else self._again).append(index)
 
     def put_off(self, index: int, due: float) -> None:
         """A delivery on the wire is to be tried again at `due`, the loop's time."""
@@ -144,7 +163,7 @@ class Flight:
         """Make ready what has waited long enough, and say whether there was any."""
         before = len(self._waiting)
         while self._waiting and self._waiting[0][0] <= now:
-            self._again.append(heapq.heappop(self._waiting)[1])
+            self._make_ready(heapq.heappop(self._waiting)[1])
         return len(self._waiting) < before
 
     def finish(self, index: int, state: State, milliseconds: int, reason: str) -> None:
@@ -184,6 +203,7 @@ class Flight:
     def _stop(self) -> None:
         self._cursor = len(self._fresh)
         self._again.clear()
+        self.suspects.clear()
         self._waiting.clear()
 
     def note(self, index: int) -> Note:

@@ -17,6 +17,7 @@ from gateway.dispatch.breaker import Breaker
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.governor import Governor
 from gateway.dispatch.lanes import Lanes
+from gateway.dispatch.quarantine import POISON_CUTS, POISONOUS, Quarantine
 from gateway.dispatch.retry import Decision, History, Limits, decide
 from gateway.http2.connection import Requests
 from gateway.http2.pool import DialFailure, Pool
@@ -25,7 +26,7 @@ from gateway.model import Lane, Route, State
 from gateway.observe.metrics import Handshake, Metrics
 from gateway.policy.screening import overdue
 from gateway.queue.base import DeadTarget
-from providers.base import Credential, Outcome, Provider, Rendered, Verdict
+from providers.base import Credential, Headers, Outcome, Provider, Rendered, Verdict
 
 DEFER_AFTER = 10.0
 """Seconds until the next retry above which a batch goes back to the queue instead of waiting in memory."""
@@ -72,6 +73,7 @@ class Sender:
         self.flights: set[Flight] = set()
         self.stopped = False
         self.pool: Pool
+        self.quarantine: Quarantine
         self._limits = limits
         self._route_metrics = metrics.route(route.app, route.provider)
         self._lane_metrics = {lane: metrics.lane(route.app, route.provider, lane) for lane in Lane}
@@ -82,6 +84,7 @@ class Sender:
         self._loop = asyncio.get_running_loop()
         self._lanes = Lanes()
         self._on_wire = 0
+        self._heard = False  # whether the service answered since a connection broke off
 
     def load(self) -> Load:
         return Load(len(self.flights), sum(flight.waiting for flight in self.flights), self._on_wire)
@@ -108,6 +111,7 @@ class Sender:
             if not self._end_overdue(flight, wall) and flight.bring_back(now):
                 self._lanes.add(flight)
         self.pool.tick(now)
+        self.quarantine.tick(now)
 
     def cancel(self, job_id: str) -> None:
         """End what is not on the wire; what comes back from there unsent ends as well."""
@@ -143,27 +147,52 @@ class Sender:
             count = 0 if auth is None else self._allowance(flight, streams, window, now)
             if auth is None or not count:
                 return None
-            indexes = flight.next(count)
-            self._on_wire += len(indexes)
-            try:
-                head = flight.plan.head(auth, wall)
-                rendered = flight.plan.render(flight.rows(indexes), wall)
-            except Exception as error:
-                for index in indexes:
-                    self._again(flight, index)
-                self._failed(flight, error)
-                continue
-            if rendered.rejected:
-                indexes, rendered = self._drop_rejected(flight, indexes, rendered, wall)
-                if not indexes:
-                    continue
-            if self.breaker.cause is not None:
-                self.breaker.probe()
-            self.governor.spend(len(indexes))
-            flight.body_size = max(map(len, rendered.bodies))
-            tags = [(flight, index) for index in indexes]
-            return Requests(head, rendered.fields, rendered.bodies, tags)
+            requests = self._render(flight, flight.next(count), auth, wall)
+            if requests is not None:
+                return requests
         return None
+
+    @property
+    def suspects(self) -> bool:
+        return not self.stopped and any(flight.suspects for flight in self.flights)
+
+    def take_suspect(self, window: int) -> Requests | None:
+        """One delivery that is to go alone. It probes a held route only if there is no other that could."""
+        now, wall = self._loop.time(), time.time()
+        if self.stopped or (self.breaker.cause is not None and self._lanes.first() is not None):
+            return None
+        for flight in [flight for flight in self.flights if flight.suspects]:
+            if self._end_overdue(flight, wall):
+                continue
+            auth = self.credential.headers(self.origin, wall)
+            if auth is None or not self._allowance(flight, 1, window, now):
+                return None
+            requests = self._render(flight, flight.next_suspect(), auth, wall)
+            if requests is not None:
+                return requests
+        return None
+
+    def _render(self, flight: Flight, indexes: Sequence[int], auth: Headers, wall: float) -> Requests | None:
+        """Deliveries that are about to be on the wire as requests, if any of them can be."""
+        self._on_wire += len(indexes)
+        try:
+            head = flight.plan.head(auth, wall)
+            rendered = flight.plan.render(flight.rows(indexes), wall)
+        except Exception as error:
+            for index in indexes:
+                self._again(flight, index)
+            self._failed(flight, error)
+            return None
+        if rendered.rejected:
+            indexes, rendered = self._drop_rejected(flight, indexes, rendered, wall)
+            if not indexes:
+                return None
+        if self.breaker.cause is not None:
+            self.breaker.probe()
+        self.governor.spend(len(indexes))
+        flight.body_size = max(map(len, rendered.bodies))
+        tags = [(flight, index) for index in indexes]
+        return Requests(head, rendered.fields, rendered.bodies, tags)
 
     def _allowance(self, flight: Flight, streams: int, window: int, now: float) -> int:
         allowed = self.breaker.allowance(now, self._on_wire)
@@ -190,6 +219,9 @@ class Sender:
 
     def settle(self, results: Results) -> None:
         now, wall = self._loop.time(), time.time()
+        self._heard |= bool(results.accepted or results.answered)
+        if results.cut:
+            self._suspect(results.unknown)
         if results.accepted:
             self._settle_bare(results.accepted, now, wall)
         if results.answered:
@@ -198,6 +230,13 @@ class Sender:
             self._settle_unsent(results.unsent, now)
         for (flight, index), reason in results.unknown:
             self._judge(flight, index, Outcome(Verdict.UNKNOWN, reason), now, wall)
+
+    def _suspect(self, unknown: list[tuple[Tag, str]]) -> None:
+        """A connection broke off: by one of these, if the service is well. In an outage they are victims."""
+        if self._heard:
+            self._heard = False
+            for (flight, index), _ in unknown:
+                flight.note(index).cuts += 1
 
     def _settle_unsent(self, unsent: list[Tag], now: float) -> None:
         self.breaker.unsent(len(unsent), now)
@@ -269,6 +308,8 @@ class Sender:
         note.unanswered += outcome.verdict is Verdict.UNKNOWN
         history = History(note.attempts, note.unanswered, flight.job.resend_unknown, flight.job.expires_at)
         decision = decide(outcome, history, wall, self._limits, self._jitter)
+        if note.cuts >= POISON_CUTS and outcome.verdict is Verdict.UNKNOWN:
+            decision, outcome = Decision(State.UNKNOWN), Outcome(Verdict.UNKNOWN, POISONOUS)
         self._carry_out(decision, flight, index, outcome, milliseconds, now, wall)
 
     def _heed(self, outcome: Outcome, now: float, wall: float) -> None:
@@ -276,6 +317,7 @@ class Sender:
         if self.breaker.answered(outcome, now) and outcome.remint:
             self.credential.renew(wall)
             self.pool.replace()
+            self.quarantine.replace()
 
     def _carry_out(
         self,
@@ -340,6 +382,10 @@ class Sender:
         if ended and not flight.left:
             self._finished(flight)
         return True
+
+    async def close(self, deadline: float) -> None:
+        """As `Pool.close`."""
+        await asyncio.gather(self.pool.close(deadline), self.quarantine.close(deadline))
 
     def dialled(self, failure: DialFailure | None) -> None:
         self._route_metrics.handshake(Handshake.OK if failure is None else Handshake(failure.kind))

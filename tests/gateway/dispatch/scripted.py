@@ -10,6 +10,7 @@ from typing import Any
 from gateway.dispatch.breaker import Breaker
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.governor import Governor
+from gateway.dispatch.quarantine import Quarantine
 from gateway.dispatch.retry import Limits
 from gateway.dispatch.sender import Sender
 from gateway.http2.connection import Requests
@@ -238,6 +239,7 @@ class Bench:
             clock=asyncio.get_running_loop().time,
         )
         self.sender.pool = self.pool  # type: ignore[assignment]
+        self.sender.quarantine = Quarantine(self.sender, lambda source: self.pool)  # type: ignore[arg-type,return-value]
 
     def _finished(self, flight: Flight) -> None:
         if flight in self.sender.flights:
