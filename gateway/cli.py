@@ -1,4 +1,4 @@
-"""The command line: serve, send, receipts, doctor, simulate, demo, version.
+"""The command line: serve, send, receipts, doctor, backup, simulate, demo, version.
 
 Exit status: 0 it is done; 1 it was done and the answer is bad (a finding of `doctor`, a notification not accepted);
 2 the command or the configuration is wrong; 3 no gateway answers. `serve`: see `gateway.supervisor`.
@@ -358,6 +358,31 @@ def doctor(
     if as_json:
         typer.echo(json.dumps({"ok": not failed, "findings": [finding._asdict() for finding in findings]}))
     raise typer.Exit(BAD_ANSWER if failed else 0)
+
+
+@app.command(epilog="Example: carillon backup /backups/carillon-2026-11-22.db")
+def backup(
+    destination: Annotated[Path, typer.Argument(help="A file that does not exist yet.")],
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy the queue with its receipts while the gateway goes on, and check the copy.
+
+    To restore it, stop the gateway, put the copy in the place of `queue.path`, and start it again. What was sent after
+    the backup may then be sent again, with the same ids.
+    """
+    from rich.progress import Progress
+
+    from gateway.queue.backup import backup as copy
+    from gateway.queue.base import QueueError
+
+    source = _settings(_config(config), {}).queue.path
+    with _refusing(QueueError), Progress(console=Console(stderr=True), disable=as_json) as bar:
+        task = bar.add_task("Copying", total=1.0)
+        copied = copy(source, destination, lambda share: bar.update(task, completed=share))
+    size = f"{copied.bytes / 2**20:,.1f} MiB"
+    kept = f"{copied.jobs:,} jobs, {copied.deliveries:,} deliveries still to be sent"
+    _say(as_json, copied._asdict(), f"[green]{escape(copied.path)}[/green]: {size}, {kept}, checked.")
 
 
 @app.command(

@@ -192,6 +192,20 @@ def check_library(version: str) -> None:
         )
 
 
+def be_patient(connection: apsw.Connection, milliseconds: int) -> None:
+    """How long to wait for what another connection holds."""
+    connection.set_busy_timeout(milliseconds)
+    # Tries a held lock each millisecond instead of backing off to 100 ms as the busy handler does.
+    connection.setlk_timeout(milliseconds, 0)
+
+
+def damaged(path: Path) -> QueueError:
+    return QueueError(
+        f"{path} is not an SQLite database, or it is damaged: point the queue to another file, or restore it "
+        "from a backup"
+    )
+
+
 def connect(path: Path) -> apsw.Connection:
     """Open a connection with the settings that the queue's promises need; the file need not exist.
 
@@ -201,9 +215,7 @@ def connect(path: Path) -> apsw.Connection:
     check_library(apsw.sqlite_lib_version())
     try:
         connection = apsw.Connection(os.fspath(path))
-        connection.set_busy_timeout(BUSY_MILLISECONDS)
-        # Tries a held lock each millisecond instead of backing off to 100 ms as the busy handler does.
-        connection.setlk_timeout(BUSY_MILLISECONDS, 0)
+        be_patient(connection, BUSY_MILLISECONDS)
         if connection.pragma("page_count") == 0:
             connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # on an existing file it would write each time
@@ -216,16 +228,29 @@ def connect(path: Path) -> apsw.Connection:
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         connection.wal_autocheckpoint(0)
     except (apsw.NotADBError, apsw.CorruptError) as error:
-        raise QueueError(
-            f"{path} is not an SQLite database, or it is damaged: point the queue to another file, or restore it "
-            "from a backup"
-        ) from error
+        raise damaged(path) from error
     except apsw.Error as error:
         raise QueueError(
             f"{path} cannot be opened ({type(error).__name__}): its directory must exist and be writable, and "
             "there must be room on the disk"
         ) from error
     return connection
+
+
+def check_ours(connection: apsw.Connection, path: Path) -> None:
+    """Refuse a database that this program cannot read.
+
+    Raises:
+        QueueError: it is somebody else's file, or a newer program has written it.
+    """
+    version = connection.pragma("user_version")
+    if connection.pragma("application_id") != APPLICATION_ID:
+        raise QueueError(f"{path} is another program's database: point the queue to a file of its own")
+    if version > VERSION:
+        raise QueueError(
+            f"{path} has schema {version} and this program knows {VERSION}: it was written by a newer one. Run "
+            "that one, or point the queue to another file"
+        )
 
 
 def migrate(connection: apsw.Connection, path: Path) -> None:
@@ -238,21 +263,26 @@ def migrate(connection: apsw.Connection, path: Path) -> None:
     try:
         _migrate(connection, path)
         connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
+    except BaseException as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if isinstance(error, apsw.NotADBError | apsw.CorruptError):
+            raise damaged(path) from error
         raise
+
+
+def _look_into(connection: apsw.Connection) -> None:
+    """Touch where each table begins: a damage there is found now. A check of the whole file would take minutes."""
+    for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+        connection.execute(f'SELECT * FROM "{name}" NOT INDEXED LIMIT 1').fetchall()
 
 
 def _migrate(connection: apsw.Connection, path: Path) -> None:
     application, version = connection.pragma("application_id"), connection.pragma("user_version")
     tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
-    if application != APPLICATION_ID and (application, version, tables) != (0, 0, 0):
-        raise QueueError(f"{path} is another program's database: point the queue to a file of its own")
-    if version > VERSION:
-        raise QueueError(
-            f"{path} has schema {version} and this program knows {VERSION}: it was written by a newer one. Run "
-            "that one, or point the queue to another file"
-        )
+    if (application, version, tables) != (0, 0, 0):
+        check_ours(connection, path)
+    _look_into(connection)
     if version < VERSION:  # otherwise nothing is written, so that a full disk does not keep the gateway from starting
         for step in MIGRATIONS[version:]:
             connection.execute(step)

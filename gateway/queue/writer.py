@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import apsw
 
+from gateway.queue import schema
 from gateway.queue.base import QueueError, QueueFull
 from gateway.queue.turn import Turnstile
 
@@ -27,6 +28,9 @@ CHECKPOINT_PAGES = 2048
 
 CRAMPED_PAGES = 8 * CHECKPOINT_PAGES
 """From here on the other processes are made to wait, because they never left a gap to start the log anew."""
+
+GAP_MILLISECONDS = 50
+"""How long that gap is waited for: a reader that takes longer, such as a backup, is not worth more of a pause."""
 
 
 class _Waiting(NamedTuple):
@@ -67,6 +71,7 @@ class Writer:
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._closed = False
         self._log_pages = 0
+        self._cramped_pages = CRAMPED_PAGES
         connection.set_wal_hook(self._note_log)
         self._thread = threading.Thread(target=self._run, name="queue-writer", daemon=True)
         self._thread.start()
@@ -154,13 +159,24 @@ class Writer:
         """Copy the log into the file when it has grown, after those who waited for the commit were told."""
         if self._log_pages < CHECKPOINT_PAGES:
             return
-        cramped = self._log_pages >= CRAMPED_PAGES
-        mode = apsw.SQLITE_CHECKPOINT_RESTART if cramped else apsw.SQLITE_CHECKPOINT_PASSIVE
-        self._log_pages = 0
+        pages, self._log_pages = self._log_pages, 0
         try:
-            self._connection.wal_checkpoint(mode=mode)
+            if pages < self._cramped_pages:
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            else:
+                self._cramped_pages = pages + CRAMPED_PAGES
+                self._restart_log()
+                self._cramped_pages = CRAMPED_PAGES
         except apsw.Error:
             return  # the log keeps everything; the next commit tries again
+
+    def _restart_log(self) -> None:
+        connection = self._connection
+        schema.be_patient(connection, GAP_MILLISECONDS)
+        try:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        finally:
+            schema.be_patient(connection, schema.BUSY_MILLISECONDS)
 
 
 def _resolve(done: list[_Done]) -> None:

@@ -52,6 +52,19 @@ def test_the_receipts_of_a_job_can_be_read_by_its_id(world: World) -> None:
     assert (receipt["state"], receipt["provider"], receipt["id"]) == ("accepted", "apns", answer["id"])
 
 
+def test_a_backup_of_a_running_gateway(world: World) -> None:
+    """It is the owner's alone, holds what was taken, and a second one does not replace it."""
+    arguments = ("--app", "shop", "--provider", "stub", "--token", "device-2", "--title", "Hello", "--wait")
+    carillon("send", *arguments, "--url", world.url)
+    copy = world.folder / "copy.db"
+    command = ("backup", str(copy), "--config", str(world.folder / "carillon.toml"))
+    (report,) = carillon(*command)
+    assert report["jobs"] >= 1
+    assert report["bytes"] == copy.stat().st_size
+    assert copy.stat().st_mode & 0o777 == 0o600
+    carillon(*command, status=2)
+
+
 def test_doctor_finds_nothing_wrong_with_a_working_configuration(world: World) -> None:
     """Port and queue are in use by the running gateway, which is not a fault."""
     (report,) = carillon("doctor", "--config", str(world.folder / "carillon.toml"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,3 +118,32 @@ async def test_the_promised_settings(path: Path) -> None:
         assert got == ["wal", 2, 0]
     assert await database.read(lambda db: db.pragma("auto_vacuum")) == 2
     await database.close()
+
+
+def damage(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff" * 64)
+
+
+async def test_a_truncated_database_is_refused(open_queue: Opener, path: Path) -> None:
+    """A file that lost its end, as by a copy that broke off, is damaged, and its rest is left as it is."""
+    queue = await open_queue("first")
+    await stored(queue, *(batch(90) for _ in range(20)))
+    await queue.close()
+    os.truncate(path, 5 * schema.PAGE_SIZE + 100)
+    assert "restore it from a backup" in await refusal(path)
+    assert os.stat(path).st_size == 5 * schema.PAGE_SIZE + 100
+
+
+@pytest.mark.parametrize("table", ["jobs", "batches", "work", "receipts", "idempotency", "sqlite_schema"])
+async def test_a_damaged_database_is_refused(open_queue: Opener, path: Path, table: str) -> None:
+    """Where a table begins is looked at before anything is taken in."""
+    queue = await open_queue("first")
+    await stored(queue, batch())
+    page = await queue.database.read(
+        lambda db: db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).get
+    )
+    await queue.close()
+    damage(path, 100 if page is None else (page - 1) * schema.PAGE_SIZE)
+    assert "restore it from a backup" in await refusal(path)
