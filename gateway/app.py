@@ -69,7 +69,7 @@ async def run_worker(
         credentials = CredentialStore(settings.blocks())
         metrics = Metrics(settings.data / "metrics", f"worker-{worker}", settings.blocks())
         stack.callback(metrics.close)
-        queue = await _open_queue(settings, worker, stack)
+        queue = await _open_queue(settings, worker, metrics, stack)
         receipts = ReceiptStore(queue.database)
         readiness = health.Readiness("gateway", "queue")
         dispatcher = Dispatcher(settings, queue, credentials, metrics, readiness, busy=CpuShare())
@@ -83,7 +83,7 @@ async def run_worker(
             limits=Limits(body=int(settings.http.max_body), line=int(settings.http.max_line)),
         )
         server = application(
-            [*ingest.routes(), *health.routes(readiness, metrics, queue.depth)],
+            [*ingest.routes(), *health.routes(readiness, metrics, queue.depth, queue.parked_count)],
             ingest.door,
             [health.count_requests(metrics)],
         )
@@ -91,7 +91,7 @@ async def run_worker(
             running = [
                 tasks.create_task(dispatcher.run()),
                 tasks.create_task(health.watch_loop(metrics, [dispatcher.sample])),
-                tasks.create_task(_maintain(queue, receipts, settings)),
+                tasks.create_task(_maintain(queue, receipts, settings, readiness)),
             ]
             served = await _listen(server, listeners)
             _settle_memory()
@@ -148,12 +148,18 @@ async def _leave(leaving: _Leaving, readiness: health.Readiness, door: Door, ser
     await door.empty(UPLOADS_DEADLINE)
 
 
-async def _open_queue(settings: Settings, worker: int, stack: AsyncExitStack) -> SqliteQueue:
+async def _open_queue(settings: Settings, worker: int, metrics: Metrics, stack: AsyncExitStack) -> SqliteQueue:
+    def crashed(batches: int) -> None:
+        metrics.crashed(batches)
+        log.warning("batch.crashed", batches=batches, reason="the process that held them died, or fell silent")
+
     queue = SqliteQueue(
         settings.queue.path,
         owner=f"worker-{worker}",
         lease_seconds=settings.queue.lease_seconds,
         high_water=settings.queue.high_water,
+        max_crashes=settings.queue.max_crashes,
+        on_crash=crashed,
     )
     settings.data.mkdir(parents=True, exist_ok=True)
     await queue.open()
@@ -177,7 +183,9 @@ async def _listen(server: web.Application, listeners: Sequence[socket.socket]) -
     return served
 
 
-async def _maintain(queue: SqliteQueue, receipts: ReceiptStore, settings: Settings) -> None:
+async def _maintain(
+    queue: SqliteQueue, receipts: ReceiptStore, settings: Settings, readiness: health.Readiness
+) -> None:
     """Take over from the dead, and forget what is older than it is kept. Any number of workers may do it."""
     next_retention = time.monotonic()
     while True:
@@ -185,12 +193,21 @@ async def _maintain(queue: SqliteQueue, receipts: ReceiptStore, settings: Settin
         now = time.time()
         try:
             await queue.maintain(now)
+            _report_parked(readiness, await queue.parked_count())
             if time.monotonic() >= next_retention:
                 await receipts.vacuum(now, settings.queue.retention)
                 next_retention = time.monotonic() + RETENTION_INTERVAL
         except (QueueError, OSError) as error:
             # A full disk or a sibling that stands still: what is on its way goes on, and this comes round again.
             log.warning("queue.maintenance_failed", reason=str(error))
+
+
+def _report_parked(readiness: health.Readiness, batches: int) -> None:
+    if not batches:
+        readiness.forget("parked")
+        return
+    advice = "look with `carillon parked list`, then replay or purge"
+    readiness.report("parked", False, f"{batches} batches, for process after process died with them: {advice}")
 
 
 def _settle_memory() -> None:

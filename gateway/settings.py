@@ -82,6 +82,8 @@ class Queue(Section):
     """Deliveries stored and not complete, beyond which new jobs are refused with 503 and `Retry-After`."""
     lease_seconds: Seconds = 30.0
     """How long a worker may be silent about a batch before another may take it."""
+    max_crashes: Annotated[int, Field(ge=2)] = 3
+    """Processes that may die with a batch in their hands, after which it is parked until an operator decides."""
     retention: Seconds = 7 * 86400.0
     """How long receipts are kept."""
 
@@ -93,6 +95,8 @@ class Dispatch(Section):
     connect_timeout: Seconds = 10.0
     max_attempts: Annotated[int, Field(gt=0)] = 20
     """Tries of a delivery, after which it is dead-lettered."""
+    max_failures: Annotated[int, Field(gt=0)] = 20
+    """Tries of a batch that cannot be prepared, after which its deliveries are dead-lettered."""
     backoff_base: Seconds = 1.0
     """Mean wait after the first failure; it doubles with each."""
     backoff_cap: Seconds = 900.0

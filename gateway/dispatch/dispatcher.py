@@ -25,7 +25,7 @@ from gateway.dispatch.sender import Sender
 from gateway.dispatch.standing import Standing
 from gateway.http2.connection import Source
 from gateway.http2.pool import Address, Pool, tls_context
-from gateway.model import Lane, Route
+from gateway.model import Lane, Route, State
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
 from gateway.policy import screening
@@ -58,7 +58,9 @@ stay: services want them kept for hours, and a one-time code must not wait for a
 
 CANCELLED_KEPT = 10_000
 UNCONFIGURED_DEFER = 60.0
-SET_ASIDE_DEFER = 60.0
+LONGEST_ASIDE = 60.0
+"""Seconds until a batch that could not be prepared is tried again; the first wait is a retry's, then it doubles."""
+
 LONG_HOLD = 10.0
 """Seconds a route cannot send above which its batches go back to the queue instead of waiting in memory."""
 
@@ -203,10 +205,16 @@ class Dispatcher:
             if self._stopping():  # it began while the queue was asked
                 self._spawn(self._defer(lease, [], 0.0))
                 continue
+            lease.at_work[0] = True
             try:
                 await self._launch(lease)
+            except QueueError as error:  # the store's fault, and not the batch's
+                log.warning("queue.lease_failed", reason=str(error))
+                self._spawn(self._defer(lease, [], STORE_RETRY))
             except Exception as error:  # whatever is wrong with one batch must not keep the others
                 self._set_aside(lease, [], error)
+            finally:
+                lease.at_work[0] = False
         return len(leases) > 0
 
     def _stopping(self) -> bool:
@@ -321,12 +329,23 @@ class Dispatcher:
         self._set_aside(flight.lease, _verdicts(sender, flight), error)
 
     def _set_aside(self, lease: Lease, dead: Sequence[DeadTarget], error: Exception) -> None:
-        """Put off a batch that cannot be prepared: nothing of it is lost, and the others go on."""
-        self._standing.set_aside(lease, error)
-        self._spawn(self._defer(lease, dead, SET_ASIDE_DEFER))
+        """Put off a batch that cannot be prepared, the longer the oftener it failed; in the end, dead-letter it. The
+        others go on."""
+        if lease.failures + 1 < self._settings.dispatch.max_failures:
+            self._standing.set_aside(lease, error)
+            self._spawn(self._fail(lease, dead))
+            return
+        reason = self._standing.dead_lettered(lease, error)
+        conclude(lease, State.DEAD_LETTERED, reason, time.time())
+        self._spawn(self._conclude(lease, dead))
 
-    async def _conclude(self, lease: Lease) -> None:
-        if await self._store(lambda: self._queue.complete(lease, [], time.time())):
+    async def _fail(self, lease: Lease, dead: Sequence[DeadTarget]) -> None:
+        backoff = min(self._settings.dispatch.backoff_base * 2.0**lease.failures, LONGEST_ASIDE)
+        wait = _within_expiry(lease, backoff)
+        await self._store(lambda: self._queue.fail(lease, wait, dead, time.time()))
+
+    async def _conclude(self, lease: Lease, dead: Sequence[DeadTarget] = ()) -> None:
+        if await self._store(lambda: self._queue.complete(lease, dead, time.time())):
             metrics = self._metrics.lane(lease.route.app, lease.route.provider, lease.job.lane)
             metrics.completed(bytes(lease.progress.states))
             self._standing.completed(lease)
@@ -350,9 +369,8 @@ class Dispatcher:
         self._spawn(self._defer(flight.lease, _verdicts(sender, flight), wait))
 
     async def _defer(self, lease: Lease, dead: Sequence[DeadTarget], wait: float) -> None:
-        """Give a batch back for `wait` seconds, but not past its expiry, which is the time to end it."""
-        if lease.job.expires_at is not None:
-            wait = min(wait, lease.job.expires_at - time.time())
+        """Give a batch back for `wait` seconds."""
+        wait = _within_expiry(lease, wait)
         await self._store(lambda: self._queue.defer(lease, wait, dead, time.time()))
 
     async def _checkpoint(self, sender: Sender, flight: Flight) -> None:
@@ -460,6 +478,12 @@ class Dispatcher:
     def _wake_senders(self) -> None:
         for sender in self._senders.values():
             sender.pool.wake()
+
+
+def _within_expiry(lease: Lease, wait: float) -> float:
+    """Seconds to wait, but not past the expiry, which is the time to end it."""
+    expires_at = lease.job.expires_at
+    return wait if expires_at is None else min(wait, expires_at - time.time())
 
 
 def _verdicts(sender: Sender, flight: Flight) -> Sequence[DeadTarget]:

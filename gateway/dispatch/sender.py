@@ -175,14 +175,17 @@ class Sender:
     def _render(self, flight: Flight, indexes: Sequence[int], auth: Headers, wall: float) -> Requests | None:
         """Deliveries that are about to be on the wire as requests, if any of them can be."""
         self._on_wire += len(indexes)
+        flight.lease.at_work[0] = True  # what kills the process now is this batch and no other
         try:
             head = flight.plan.head(auth, wall)
             rendered = flight.plan.render(flight.rows(indexes), wall)
         except Exception as error:
+            flight.lease.at_work[0] = False
             for index in indexes:
                 self._again(flight, index)
             self._failed(flight, error)
             return None
+        flight.lease.at_work[0] = False
         if rendered.rejected:
             indexes, rendered = self._drop_rejected(flight, indexes, rendered, wall)
             if not indexes:

@@ -78,12 +78,21 @@ class Standing:
     def set_aside(self, lease: Lease, error: Exception) -> None:
         """Say that a batch cannot be prepared. Where the error was raised is said, and not its words: they may hold
         what somebody wrote into a message."""
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{type(error).__name__} in {at.name}, line {at.lineno} of {Path(at.filename).name}"
-        log.error("batch.set_aside", job=lease.job.id, batch=lease.batch_id.hex(), error=where)
+        where, failures = _where(error), lease.failures + 1
+        self._metrics.route(lease.route.app, lease.route.provider).failed()
+        log.error("batch.set_aside", job=lease.job.id, batch=lease.batch_id.hex(), failures=failures, error=where)
         part = self._aside[lease.batch_id] = f"job {lease.job.id}"
-        advice = "it is tried again every minute; cancel the job, or report the error"
-        self._readiness.report(part, False, f"a batch of it cannot be prepared ({where}): {advice}")
+        advice = "it is tried again and then dead-lettered; cancel the job, or report the error"
+        self._readiness.report(part, False, f"a batch of it cannot be prepared ({where}), {failures} times: {advice}")
+
+    def dead_lettered(self, lease: Lease, error: Exception) -> str:
+        """Say that a batch failed too often, and how its receipts say so."""
+        where, failures = _where(error), lease.failures + 1
+        metrics = self._metrics.route(lease.route.app, lease.route.provider)
+        metrics.failed()
+        metrics.dead_lettered()
+        log.error("batch.dead_lettered", job=lease.job.id, batch=lease.batch_id.hex(), failures=failures, error=where)
+        return f"could not be prepared, {failures} times: {where}"
 
     def completed(self, lease: Lease) -> None:
         """A batch has ended, whatever was said of it before."""
@@ -104,6 +113,11 @@ class Standing:
             log.error("route.stopped", app=route.app, provider=route.provider, cause=cause.value, reason=reason)
         else:
             log.warning("route.held", app=route.app, provider=route.provider, cause=cause.value, reason=reason)
+
+
+def _where(error: Exception) -> str:
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {at.name}, line {at.lineno} of {Path(at.filename).name}"
 
 
 def _name(route: Route) -> str:

@@ -60,8 +60,13 @@ class Readiness:
         }
 
 
-def routes(readiness: Readiness, metrics: Metrics, depth: Callable[[], Awaitable[Depth]]) -> list[web.RouteDef]:
-    """`/livez`, `/readyz` and `/metrics`. `depth` is the queue's."""
+def routes(
+    readiness: Readiness,
+    metrics: Metrics,
+    depth: Callable[[], Awaitable[Depth]],
+    parked: Callable[[], Awaitable[int]],
+) -> list[web.RouteDef]:
+    """`/livez`, `/readyz` and `/metrics`. `depth` and `parked`, the number of parked batches, are the queue's."""
 
     async def livez(_request: web.Request) -> web.Response:
         return web.Response(text="alive\n")
@@ -77,6 +82,7 @@ def routes(readiness: Readiness, metrics: Metrics, depth: Callable[[], Awaitable
     async def exposition(request: web.Request) -> web.Response:
         try:
             metrics.queue_depth(await depth(), time.time())
+            metrics.parked(await parked())
         except QueueError:
             _LOG.debug("queue.failed", exc_info=True)  # the other numbers matter all the more now
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

@@ -142,6 +142,29 @@ LOOP_LAG = Family(
     "How late the event loop woke a timer, four times a second and worker: what something held the loop for.",
     "the loop monitor", _LAG_BOUNDS,
 )  # fmt: skip
+PARKED = Family(
+    "carillon_parked_batches", "gauge", (),
+    "Batches that nobody takes any more because process after process died with them. An operator has to act: "
+    "`carillon parked list`. They are among the stored ones.",
+    "the /metrics handler, from the queue", merge="own",
+)  # fmt: skip
+CRASHES = Family(
+    "carillon_batch_crashes", "counter", (),
+    "Batches that were blamed for the death or the silence of the process that held them: the one it was preparing, or "
+    "else all it had. Counted by whoever takes them over. Not the deaths themselves: those are worker restarts.",
+    "the queue, per recovery",
+)  # fmt: skip
+FAILURES = Family(
+    "carillon_batch_failures", "counter", _ROUTE,
+    "Batches that could not be prepared or rendered, counted at each try: a defect of ours. The log says where.",
+    "dispatch, per try of a batch",
+)  # fmt: skip
+DEAD_LETTERED = Family(
+    "carillon_dead_lettered_batches", "counter", _ROUTE,
+    "Batches given up because they could not be prepared. Their deliveries are `dead_lettered` receipts, as are those "
+    "of a purge and those that were tried too often.",
+    "dispatch, per batch",
+)  # fmt: skip
 RESTARTS = Family(
     "carillon_worker_restarts", "counter", (),
     "Workers that died and were started again.",
@@ -155,7 +178,8 @@ WORKERS = Family(
 
 FAMILIES = (
     HTTP, HTTP_SECONDS, RECIPIENTS, OUTCOMES, RECEIPTS, RETRIES, LATENCY, IN_FLIGHT, CONNECTIONS, HANDSHAKES,
-    INVALID_TOKENS, ROUTES_STOPPED, QUEUE_BATCHES, QUEUE_DELIVERIES, QUEUE_AGE, LOOP_LAG, RESTARTS, WORKERS,
+    INVALID_TOKENS, ROUTES_STOPPED, QUEUE_BATCHES, QUEUE_DELIVERIES, QUEUE_AGE, PARKED, CRASHES,
+    FAILURES, DEAD_LETTERED, LOOP_LAG, RESTARTS, WORKERS,
 )  # fmt: skip
 """Counters are exposed with `_total` after their name, as Prometheus wants it."""
 
@@ -355,6 +379,8 @@ class RouteMetrics:
         self._handshakes = {r: store.counter(HANDSHAKES, *labels, r) for r in Handshake}
         self._stopped = {c: store.gauge(ROUTES_STOPPED, *labels, c) for c in Cause}
         self._invalid = store.counter(INVALID_TOKENS, *labels)
+        self._failures = store.counter(FAILURES, *labels)
+        self._dead_lettered = store.counter(DEAD_LETTERED, *labels)
 
     def in_flight(self, now: int) -> None:
         """This many are on the wire now."""
@@ -375,6 +401,14 @@ class RouteMetrics:
     def invalid_tokens(self, count: int) -> None:
         """`count` targets were newly remembered as dead."""
         self._invalid.inc(count)
+
+    def failed(self) -> None:
+        """A batch could not be prepared or rendered."""
+        self._failures.inc()
+
+    def dead_lettered(self) -> None:
+        """A batch was given up for that."""
+        self._dead_lettered.inc()
 
 
 class Metrics:
@@ -402,6 +436,8 @@ class Metrics:
                 for lane in Lane:
                     self._lanes[app, provider, lane] = LaneMetrics(store, app, provider, lane)
         self._depth = {f: store.gauge(f) for f in (QUEUE_BATCHES, QUEUE_DELIVERIES, QUEUE_AGE)}
+        self._parked = store.gauge(PARKED)
+        self._crashes = store.counter(CRASHES)
         self._restarts = store.counter(RESTARTS)
         self._lag = store.histogram(LOOP_LAG)
 
@@ -427,6 +463,14 @@ class Metrics:
         self._depth[QUEUE_BATCHES].set(depth.batches)
         self._depth[QUEUE_DELIVERIES].set(depth.deliveries)
         self._depth[QUEUE_AGE].set(max(0.0, now - depth.oldest_due) if depth.oldest_due is not None else 0.0)
+
+    def parked(self, batches: int) -> None:
+        """So many batches are parked, right before `render`."""
+        self._parked.set(batches)
+
+    def crashed(self, batches: int) -> None:
+        """So many batches are blamed for the death of a process."""
+        self._crashes.inc(batches)
 
     def loop_lag(self, seconds: float) -> None:
         """A timer was late by this much."""

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from gateway.model import Job, Note, Route
+from gateway.model import Job, Lane, Note, Route
 
 
 class QueueError(Exception):
@@ -97,7 +97,12 @@ class Lease(msgspec.Struct):
     progress: Progress
     """As of the last checkpoint; SENT where a former holder died with a delivery on the wire."""
     crashes: int = 0
-    """How many holders died, or fell silent, with this batch in their hands."""
+    """How many holders died, or fell silent, with this batch in their hands. None that was at work on another."""
+    failures: int = 0
+    """How often its holder could not prepare or render it (`Queue.fail`)."""
+    at_work: bytearray | memoryview = msgspec.field(default_factory=lambda: bytearray(1))
+    """One byte: nonzero while the holder is in the middle of preparing or rendering this batch, so that its death
+    then is put down to this batch alone."""
 
 
 class DeadTarget(NamedTuple):
@@ -186,6 +191,9 @@ class Queue(Protocol):
     async def defer(self, lease: Lease, wait: float, dead: Sequence[DeadTarget], now: float) -> None:
         """Store the columns and give the batch back; nobody gets it for `wait` seconds."""
 
+    async def fail(self, lease: Lease, wait: float, dead: Sequence[DeadTarget], now: float) -> None:
+        """`defer` for a batch that could not be prepared or rendered: its holder lives, and its failures count."""
+
     async def cancel(self, job_id: str, now: float) -> bool:
         """Mark a job as cancelled: what is not sent becomes `cancelled`. False if there is no such job."""
 
@@ -204,6 +212,22 @@ class Queue(Protocol):
     async def depth(self) -> Depth:
         """How much work is stored."""
 
+    async def parked(self, after: int, limit: int) -> list[Parked]:
+        """Batches that were taken out of the queue because holder after holder died with them, from a cursor (0: the
+        start) on. Nobody leases them. They stay until they are replayed, purged or cancelled, or their job expires."""
+
+    async def parked_count(self) -> int:
+        """How many there are."""
+
+    async def parked_batch(self, batch_id: bytes) -> ParkedBatch | None:
+        """One of them with what it holds; None if it is not parked."""
+
+    async def replay(self, batch_id: bytes) -> bool:
+        """Put a parked batch back into the queue. One more death parks it again. False if it is not parked."""
+
+    async def purge(self, batch_id: bytes, now: float) -> bool:
+        """End a parked batch: what of it was never sent is `dead_lettered`. False if it is not parked."""
+
 
 class Depth(NamedTuple):
     """Work that is stored and not complete."""
@@ -212,3 +236,30 @@ class Depth(NamedTuple):
     deliveries: int
     oldest_due: float | None
     """UNIX seconds since when the oldest batch that is ready could have been sent."""
+
+
+class Parked(NamedTuple):
+    """A batch that nobody leases, because holder after holder died with it."""
+
+    sequence: int
+    """The queue's own number: the cursor behind it."""
+    batch_id: bytes
+    job_id: str
+    route: Route
+    lane: Lane
+    size: int
+    """Deliveries, the ended ones included."""
+    crashes: int
+    parked_at: float
+    """UNIX seconds."""
+
+
+class ParkedBatch(NamedTuple):
+    """What a parked batch holds."""
+
+    parked: Parked
+    job: Job
+    recipients: list[str]
+    columns: tuple[bytes, ...]
+    """As in `NewBatch`."""
+    states: bytes

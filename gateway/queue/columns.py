@@ -19,7 +19,6 @@ _IS_TERMINAL = bytes(0xFF if state in _TERMINAL else 0 for state in range(256))
 _KNOWN = bytes(State)
 
 _PENDING_MAY_BE_SENT = bytes([State.SENT, *range(1, 256)])
-_CANCEL = bytes([State.CANCELLED, *range(1, 256)])
 
 _encode_notes = msgspec.msgpack.Encoder().encode
 _decode_notes = msgspec.msgpack.Decoder(dict[int, Note]).decode
@@ -90,19 +89,23 @@ def pending_may_be_sent(states: bytes) -> bytes:
     return states.translate(_PENDING_MAY_BE_SENT)
 
 
-def cancelled(columns: Columns) -> Columns:
-    """The columns of a cancelled job's batch that nobody holds: no delivery is tried (again).
+def given_up(columns: Columns, state: State, reason: str, reason_if_sent: str, elapsed: int) -> Columns:
+    """The columns of a batch that nobody holds and of which no delivery is tried (again).
 
-    One that may have reached its device is unknown, for nobody can take that back.
+    One that may have reached its device is unknown, for nobody can take that back. `elapsed`: milliseconds from the
+    job's creation to now.
     """
-    notes = columns.notes_by_index()
-    states = bytearray(columns.states.translate(_CANCEL))
-    tried = (index for index, note in notes.items() if note.unanswered and states[index] == State.CANCELLED)
-    sent = (index for index, state in enumerate(columns.states) if state == State.SENT)
-    for index in [*tried, *sent]:
-        states[index] = State.UNKNOWN
-        _explain(notes, index, CANCELLED_AFTER_SENDING)
-    return columns._replace(states=bytes(states), notes=_encode_notes(notes) if notes else None)
+    notes, states, milliseconds = columns.notes_by_index(), bytearray(columns.states), columns.milliseconds_array()
+    for index, former in enumerate(columns.states):
+        if former in _TERMINAL:
+            continue
+        note = notes.get(index)
+        sent = former == State.SENT or (note is not None and note.unanswered > 0)
+        states[index] = State.UNKNOWN if sent else state
+        milliseconds[index] = elapsed
+        if why := reason_if_sent if sent else reason:
+            _explain(notes, index, why)
+    return Columns(bytes(states), _encode_notes(notes) if notes else None, milliseconds.tobytes())
 
 
 def recovered(stored: Columns, found: bytes, elapsed: int) -> Columns:

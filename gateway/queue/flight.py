@@ -5,6 +5,9 @@ memory and nothing else, and yet survives kill -9: the page cache belongs to the
 while its owner lives; a free lock means death, however it came. A power cut or a reboot loses the page cache, so the
 file names the boot in which it is worth anything.
 
+Beside the states, a slot says whether its owner is in the middle of preparing or rendering the batch. What kills or
+stops its holder there is found by that, and does not bring its neighbours under suspicion.
+
 A slot is armed after its lease is durable and before the holder sees the batch, and disarmed after the batch was
 durably given back. A lease without a slot was therefore never touched by its holder.
 """
@@ -29,8 +32,8 @@ _MAGIC = b"carillon-flight1"
 _HEADER_SIZE = 4096
 _HEADER = struct.Struct("<16s40sI")
 """Magic, boot id, number of slots."""
-_SLOT = struct.Struct("<qII")
-"""Sequence (0: free), attempt, count; the states follow."""
+_SLOT = struct.Struct("<qII?")
+"""Sequence (0: free), attempt, count, whether the owner is at work on it right now; the states follow."""
 _SLOT_SIZE = 1024
 
 assert _SLOT.size + BATCH_SIZE <= _SLOT_SIZE
@@ -49,6 +52,13 @@ class Trace(NamedTuple):
     trusted: bool
     """Whether all that its owner did is in it: written since the machine started, and the owner is dead."""
     states: dict[Entry, bytes]
+    """What its owner had in hand."""
+    at_work: frozenset[Entry] = frozenset()
+    """Of these, what it was in the middle of preparing or rendering."""
+
+    def blames(self, entry: Entry) -> bool:
+        """Whether its owner's death may be this batch's doing: what it was in the middle of, or else all it had."""
+        return entry in (self.at_work or self.states)
 
 
 class FlightRecorder:
@@ -78,25 +88,29 @@ class FlightRecorder:
     def unreserve(self, slots: list[int]) -> None:
         self._free.extend(slots)
 
-    def arm(self, slot: int, entry: Entry, states: bytes) -> memoryview:
-        """Record a batch from now on; the view is where its holder writes."""
+    def arm(self, slot: int, entry: Entry, states: bytes) -> tuple[memoryview, memoryview]:
+        """Record a batch from now on; the views are where its holder writes: the states, and the byte `at_work`.
+
+        The second may not be written to any more when the first is gone.
+        """
         start = _HEADER_SIZE + slot * _SLOT_SIZE
         body = start + _SLOT.size
         self._map[body : body + len(states)] = states
-        _SLOT.pack_into(self._map, start, *entry, len(states))
+        _SLOT.pack_into(self._map, start, *entry, len(states), False)
         view = memoryview(self._map)[body : body + len(states)]
+        at_work = memoryview(self._map)[body - 1 : body]
         self._armed[entry] = slot
         # A holder may keep its view for longer than the lease and even write to it: the slot is another batch's only
         # when nobody can reach it any more.
         self._views[slot] = weakref.ref(view, partial(self._forsaken, slot))
-        return view
+        return view, at_work
 
     def disarm(self, entry: Entry) -> None:
         """What happened to a batch is stored elsewhere by now, or is no longer ours to tell."""
         slot = self._armed.pop(entry, None)
         if slot is None:
             return
-        _SLOT.pack_into(self._map, _HEADER_SIZE + slot * _SLOT_SIZE, 0, 0, 0)
+        _SLOT.pack_into(self._map, _HEADER_SIZE + slot * _SLOT_SIZE, 0, 0, 0, False)
         if self._views[slot]() is None:
             self._free.append(slot)
 
@@ -138,16 +152,18 @@ def read(path: Path, *, dead: bool) -> Trace:
     boot = boot.rstrip(b"\0")
     if magic != _MAGIC or not boot or boot != boot_id():
         return Trace(False, {})
-    return Trace(dead, dict(_entries(content, slots)))
+    armed = list(_entries(content, slots))
+    at_work = frozenset(entry for entry, _, working in armed if working)
+    return Trace(dead, {entry: states for entry, states, _ in armed}, at_work)
 
 
-def _entries(content: bytes, slots: int) -> Iterator[tuple[Entry, bytes]]:
+def _entries(content: bytes, slots: int) -> Iterator[tuple[Entry, bytes, bool]]:
     for slot in range(min(slots, (len(content) - _HEADER_SIZE) // _SLOT_SIZE)):
         start = _HEADER_SIZE + slot * _SLOT_SIZE
-        sequence, attempt, count = _SLOT.unpack_from(content, start)
+        sequence, attempt, count, working = _SLOT.unpack_from(content, start)
         if sequence > 0 and count <= BATCH_SIZE:
             body = start + _SLOT.size
-            yield Entry(sequence, attempt), content[body : body + count]
+            yield Entry(sequence, attempt), content[body : body + count], working
 
 
 @contextlib.contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import NamedTuple
 
 import apsw
 
-from gateway.model import Lane, Route
+from gateway.model import Lane, Route, State
 from gateway.queue import columns as column
 from gateway.queue.base import DeadTarget, LeaseLost, QueueError, Room
 from gateway.queue.columns import Columns
@@ -24,6 +24,8 @@ EXPIRED_AT_ONCE = 32
 
 RIPE_AT_ONCE = 256
 """Batches of one kind of waiting that become ready with one lease: a millisecond."""
+SUSPECTS_LOOKED_AT = 64
+"""Batches on their last chance among which one is looked for that its holder has room for."""
 
 
 class Taken(NamedTuple):
@@ -33,6 +35,7 @@ class Taken(NamedTuple):
     batch_id: bytes
     attempt: int
     crashes: int
+    failures: int
     job_id: str
     route: Route
     size: int
@@ -56,7 +59,12 @@ class Batch(NamedTuple):
     cancelled: bool
     ordered: bool
     """Whether its job has an ordering key."""
+    crashes: int
     stored: Columns | None
+
+    def elapsed(self, now: float) -> int:
+        """Milliseconds since its job was created, as the column stores them."""
+        return max(0, min(int((now - self.created) * 1000), 0xFFFFFFFF))
 
 
 class _Candidate(NamedTuple):
@@ -81,19 +89,33 @@ def ripen(db: apsw.Connection, clock: float, now: float) -> None:
 
 
 def lease(
-    db: apsw.Connection, room: Room, limit: int, owner: str, until: float, scan_from: int
+    db: apsw.Connection,
+    room: Room,
+    limit: int,
+    owner: str,
+    until: float,
+    scan_from: int,
+    last_chance: int,
+    holds_suspect: bool,
 ) -> tuple[list[Taken], int]:
-    """Take at most `limit` ready batches; also where the next scan over the routes should start."""
+    """Take at most `limit` ready batches; also where the next scan over the routes should start.
+
+    Batches that `last_chance` holders died with are suspects, and a holder has one of them at a time: its death then
+    parks that one and no other, and the innocent lose their suspicion by being completed.
+    """
     held = dict(room.held)
     taken: list[Taken] = []
     next_scan = 0
+    if limit and not holds_suspect and (suspect := _suspect(db, room, last_chance)) is not None:
+        taken.append(_take(db, suspect, owner, until))
+        held[suspect.route] = held.get(suspect.route, 0) + 1
     for lane in Lane:
         limit = min(limit, len(taken) + room.promotional) if lane is Lane.PROMOTIONAL else limit
         for start in dict.fromkeys((scan_from, 0)):
             left = limit - len(taken)
             if left == 0:
                 break
-            candidates, end = _candidates(db, lane, room, held, left, start)
+            candidates, end = _candidates(db, lane, room, held, left, start, last_chance)
             for candidate in sorted(candidates)[:left]:
                 taken.append(_take(db, candidate, owner, until))
                 held[candidate.route] = held.get(candidate.route, 0) + 1
@@ -102,8 +124,23 @@ def lease(
     return taken, next_scan
 
 
+def _suspect(db: apsw.Connection, room: Room, last_chance: int) -> _Candidate | None:
+    """The first ready batch on its last chance that there is room for."""
+    rows = every(
+        db,
+        "SELECT b.sequence, b.lane, app, provider, origin FROM batches b JOIN routes ON number = route "
+        "WHERE state = 1 AND crashes > 0 AND crashes >= ? ORDER BY b.lane, b.sequence LIMIT ?",
+        (last_chance, SUSPECTS_LOOKED_AT),
+    )
+    for sequence, lane, *key in rows:
+        route = Route(*key)
+        if route not in room.closed and (lane == Lane.TRANSACTIONAL or room.promotional > 0):
+            return _Candidate(0, sequence, route)
+    return None
+
+
 def _candidates(
-    db: apsw.Connection, lane: Lane, room: Room, held: dict[Route, int], limit: int, start: int
+    db: apsw.Connection, lane: Lane, room: Room, held: dict[Route, int], limit: int, start: int, last_chance: int
 ) -> tuple[list[_Candidate], int]:
     found, routes = [], _routes_with_work(db, lane, start)
     for number, route in routes:
@@ -112,8 +149,9 @@ def _candidates(
         if most > 0 and route not in room.closed:
             waiting = every(
                 db,
-                "SELECT sequence FROM batches WHERE state = 1 AND lane = ? AND route = ? ORDER BY sequence LIMIT ?",
-                (lane, number, most),
+                "SELECT sequence FROM batches WHERE state = 1 AND lane = ? AND route = ? AND crashes < ? "
+                "ORDER BY sequence LIMIT ?",
+                (lane, number, last_chance, most),
             )
             found += [_Candidate(before + ahead, sequence, route) for ahead, (sequence,) in enumerate(waiting)]
     return found, routes[-1][0] if len(routes) == ROUTES_AT_ONCE else 0
@@ -138,15 +176,15 @@ def _take(db: apsw.Connection, candidate: _Candidate, owner: str, until: float) 
         "UPDATE batches SET state = ?, attempt = attempt + 1, owner = ?, lease_until = ? WHERE sequence = ?",
         (BatchState.LEASED, owner, until, sequence),
     )
-    batch_id, attempt, crashes, job_id, size, columns, states, notes, milliseconds = only(
+    batch_id, attempt, crashes, failures, job_id, size, columns, states, notes, milliseconds = only(
         db,
-        "SELECT b.id, b.attempt, b.crashes, j.id, b.count, w.columns, r.states, r.notes, r.milliseconds "
+        "SELECT b.id, b.attempt, b.crashes, b.failures, j.id, b.count, w.columns, r.states, r.notes, r.milliseconds "
         "FROM batches b JOIN jobs j ON j.number = b.job JOIN work w USING (sequence) "
         "LEFT JOIN receipts r USING (sequence) WHERE b.sequence = ?",
         (sequence,),
     )
     stored = Columns(states, notes, milliseconds) if states is not None else None
-    return Taken(sequence, batch_id, attempt, crashes, job_id, candidate.route, size, columns, stored)
+    return Taken(sequence, batch_id, attempt, crashes, failures, job_id, candidate.route, size, columns, stored)
 
 
 def message(db: apsw.Connection, job_id: str) -> bytes:
@@ -178,7 +216,14 @@ def complete(db: apsw.Connection, hold: Hold, columns: Columns, dead: Sequence[D
 
 
 def defer(
-    db: apsw.Connection, hold: Hold, columns: Columns, until: float | None, dead: Sequence[DeadTarget], now: float
+    db: apsw.Connection,
+    hold: Hold,
+    columns: Columns,
+    until: float | None,
+    dead: Sequence[DeadTarget],
+    now: float,
+    *,
+    failed: bool = False,
 ) -> None:
     """Store progress and give the batch back, until a time of the queue's clock if one is given.
 
@@ -187,6 +232,8 @@ def defer(
     batch = _held(db, hold)
     remember_dead(db, batch.sequence, dead)
     give_back(db, batch, columns, until, now)
+    if failed:
+        db.execute("UPDATE batches SET failures = failures + 1 WHERE sequence = ?", (batch.sequence,))
 
 
 def _held(db: apsw.Connection, hold: Hold) -> Batch:
@@ -199,16 +246,17 @@ def _held(db: apsw.Connection, hold: Hold) -> Batch:
 def batch_of(db: apsw.Connection, sequence: int, condition: str, bindings: tuple[object, ...]) -> Batch | None:
     row = first(
         db,
-        "SELECT b.job, b.count, j.created, j.state, j.ordering_key IS NOT NULL, r.states, r.notes, r.milliseconds "
+        "SELECT b.job, b.count, j.created, j.state, j.ordering_key IS NOT NULL, b.crashes, "
+        "r.states, r.notes, r.milliseconds "
         "FROM batches b JOIN jobs j ON j.number = b.job LEFT JOIN receipts r USING (sequence) "
         "WHERE b.sequence = ? AND " + condition,
         (sequence, *bindings),
     )
     if row is None:
         return None
-    job, size, created, job_state, ordered, states, notes, milliseconds = row
+    job, size, created, job_state, ordered, crashes, states, notes, milliseconds = row
     stored = Columns(states, notes, milliseconds) if states is not None else None
-    return Batch(sequence, job, size, created, job_state == JobState.CANCELLED, bool(ordered), stored)
+    return Batch(sequence, job, size, created, job_state == JobState.CANCELLED, bool(ordered), crashes, stored)
 
 
 def _save(db: apsw.Connection, batch: Batch, columns: Columns) -> None:
@@ -255,35 +303,56 @@ def _end(db: apsw.Connection, batch: Batch, now: float) -> None:
     db.execute("UPDATE stored SET batches = batches - 1, deliveries = deliveries - ?", (batch.size,))
 
 
-def give_back(
-    db: apsw.Connection, batch: Batch, columns: Columns, until: float | None, now: float, *, crashed: bool = False
-) -> None:
+def give_back(db: apsw.Connection, batch: Batch, columns: Columns, until: float | None, now: float) -> None:
     """Nobody holds the batch any more. It ends here if its job is cancelled or everything in it is answered.
 
     Otherwise it is ready again, at once or at `until` of the queue's clock.
     """
     if batch.cancelled:
-        columns = column.cancelled(columns)
+        columns = column.given_up(columns, State.CANCELLED, "", column.CANCELLED_AFTER_SENDING, batch.elapsed(now))
     _save(db, batch, columns)
     if column.is_terminal(columns.states):
         _end(db, batch, now)
         return
     db.execute(
-        "UPDATE batches SET state = ?, due = ?, owner = NULL, lease_until = NULL, crashes = crashes + ? "
-        "WHERE sequence = ?",
-        (BatchState.READY if until is None else BatchState.DEFERRED, until, crashed, batch.sequence),
+        "UPDATE batches SET state = ?, due = ?, owner = NULL, lease_until = NULL WHERE sequence = ?",
+        (BatchState.READY if until is None else BatchState.DEFERRED, until, batch.sequence),
     )
+
+
+def give_up(db: apsw.Connection, batch: Batch, columns: Columns, now: float) -> None:
+    """The batch ends with these columns, all of them terminal."""
+    _save(db, batch, columns)
+    _end(db, batch, now)
 
 
 # --- recovering
 
 
+class Deaths(NamedTuple):
+    """How deaths count."""
+
+    limit: int
+    """A batch with which so many holders died is parked."""
+    now: float
+    """UNIX seconds."""
+
+
 def release_expired(
-    db: apsw.Connection, clock: float, owner: str, trace_of: Callable[[str], Trace], now: float
-) -> None:
+    db: apsw.Connection,
+    deaths: Deaths,
+    clock: float,
+    owner: str,
+    trace_of: Callable[[str], Trace],
+    *,
+    counted: bool,
+) -> int:
     """Give back what other holders have not extended in time: the queue's clock shows `clock`.
 
     `owner`, who asks, is alive and knows what it has.
+
+    Returns:
+        How many batches are blamed for it; none unless `counted`.
     """
     expired = every(
         db,
@@ -291,44 +360,68 @@ def release_expired(
         (clock, owner, EXPIRED_AT_ONCE),
     )
     traces = {owner: trace_of(owner) for _, _, owner in expired}
-    for sequence, attempt, owner in expired:
-        _release(db, Entry(sequence, attempt), traces[owner], now)
+    return sum(
+        _release(db, Entry(sequence, attempt), traces[owner], deaths.now, deaths if counted else None)
+        for sequence, attempt, owner in expired
+    )
+
+
+def release_dead(db: apsw.Connection, deaths: Deaths, owner: str, trace: Trace) -> int:
+    """Give back all that a dead holder had, and say how many batches are blamed for its death."""
+    held = _leased_by(db, lambda other: other == owner)
+    return sum(_release(db, Entry(*entry), trace, deaths.now, deaths) for entry in held)
 
 
 def release_owned(db: apsw.Connection, owner: str, trace: Trace, now: float) -> None:
-    """Give back all that a holder had who is no more."""
+    """Give back all that a holder has who leaves."""
     for sequence, attempt in _leased_by(db, lambda other: other == owner):
-        _release(db, Entry(sequence, attempt), trace, now)
+        _release(db, Entry(sequence, attempt), trace, now, None)
 
 
 def release_untouched(db: apsw.Connection, entries: Iterable[Entry], now: float) -> None:
     """Give back leases that their holder never saw."""
     for entry in entries:
-        _release(db, entry, Trace(True, {}), now)
+        _release(db, entry, Trace(True, {}), now, None)
 
 
 def release_orphans(db: apsw.Connection, living: Container[str], now: float) -> None:
-    """Give back what is held by owners who left no trace."""
+    """Give back what is held by owners who left no trace: nobody knows how they ended, so no batch is blamed."""
     for sequence, attempt in _leased_by(db, lambda owner: owner not in living):
-        _release(db, Entry(sequence, attempt), Trace(False, {}), now)
+        _release(db, Entry(sequence, attempt), Trace(False, {}), now, None)
 
 
-def _leased_by(db: apsw.Connection, chosen: Callable[[str], bool]) -> Iterator[tuple[int, int]]:
+def _leased_by(db: apsw.Connection, chosen: Callable[[str], bool]) -> list[tuple[int, int]]:
     rows = every(db, "SELECT sequence, attempt, owner FROM batches WHERE state = 2")
-    return ((sequence, attempt) for sequence, attempt, owner in rows if chosen(owner))
+    return [(sequence, attempt) for sequence, attempt, owner in rows if chosen(owner)]
 
 
-def _release(db: apsw.Connection, entry: Entry, trace: Trace, now: float) -> None:
-    """Give a batch back in the name of its holder, with what the flight recorder knows of it."""
+def _release(db: apsw.Connection, entry: Entry, trace: Trace, now: float, deaths: Deaths | None) -> bool:
+    """Give a batch back in the name of its holder, with what the flight recorder knows of it.
+
+    Returns:
+        Whether its holder's death is put down to it, which it never is without `deaths`. A recorder of another boot
+        tells of no batch, so a power cut is nobody's doing.
+    """
     batch = batch_of(db, entry.sequence, "b.state = 2 AND b.attempt = ?", (entry.attempt,))
     if batch is None:
-        return
+        return False
     columns = batch.stored or Columns.fresh(batch.size)
     found = trace.states.get(entry)
     if found is not None and len(found) == batch.size:
-        elapsed = max(0, min(int((now - batch.created) * 1000), 0xFFFFFFFF))
-        columns = column.recovered(columns, found, elapsed)
+        columns = column.recovered(columns, found, batch.elapsed(now))
     if not trace.trusted:
         columns = columns._replace(states=column.pending_may_be_sent(columns.states))
-    touched = found is not None or not trace.trusted
-    give_back(db, batch, columns, None, now, crashed=touched)
+    give_back(db, batch, columns, None, now)
+    blamed = deaths is not None and trace.blames(entry)
+    if deaths is not None and blamed:
+        _count_death(db, batch, deaths)
+    return blamed
+
+
+def _count_death(db: apsw.Connection, batch: Batch, deaths: Deaths) -> None:
+    """One more holder died with a batch that was given back, unless that ended it; the last one parks it."""
+    park = batch.crashes + 1 >= deaths.limit
+    db.execute(
+        "UPDATE batches SET crashes = crashes + 1, state = ?, parked = ? WHERE sequence = ? AND state = 1",
+        (BatchState.PARKED if park else BatchState.READY, deaths.now if park else None, batch.sequence),
+    )

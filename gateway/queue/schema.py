@@ -40,6 +40,7 @@ class BatchState(enum.IntEnum):
     BEHIND = 5  #: an earlier job with its ordering key has not ended, see `ordering`
     SCHEDULED = 6  #: becomes ready at `due`, UNIX seconds: when its caller wants it delivered
     DEFERRED = 7  #: becomes ready at `due` of the queue's clock (see `clock`): it was given back until then
+    PARKED = 8  #: holder after holder died with it: an operator decides
 
 
 _FIRST = """
@@ -61,6 +62,7 @@ CREATE TABLE jobs (
     state INTEGER NOT NULL,
     uploader TEXT,
     ordering_key TEXT,
+    expires REAL,
     deliveries INTEGER NOT NULL DEFAULT 0,
     open_batches INTEGER NOT NULL DEFAULT 0,
     finished REAL
@@ -102,17 +104,21 @@ CREATE TABLE batches (
     state INTEGER NOT NULL,
     attempt INTEGER NOT NULL DEFAULT 0,
     crashes INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0,
     owner TEXT,
     lease_until REAL,
+    parked REAL,
     finished REAL
 ) STRICT;
 CREATE INDEX batches_job ON batches (job);
-CREATE INDEX batches_ready ON batches (lane, route, sequence) WHERE state = 1;
+CREATE INDEX batches_ready ON batches (lane, route, sequence, crashes) WHERE state = 1;
+CREATE INDEX batches_suspected ON batches (lane, sequence) WHERE state = 1 AND crashes > 0;
 CREATE INDEX batches_oldest ON batches (sequence) WHERE state = 1;
 CREATE INDEX batches_scheduled ON batches (due) WHERE state = 6;
 CREATE INDEX batches_deferred ON batches (due) WHERE state = 7;
 CREATE INDEX batches_leased ON batches (lease_until, owner) WHERE state = 2;
 CREATE INDEX batches_cancelling ON batches (sequence) WHERE state = 4;
+CREATE INDEX batches_parked ON batches (sequence) WHERE state = 8;
 
 CREATE TABLE work (
     sequence INTEGER PRIMARY KEY,

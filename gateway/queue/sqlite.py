@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import glob
+import math
 import re
 import secrets
 import time
@@ -21,7 +22,7 @@ import apsw
 import msgspec
 
 from gateway.model import Job, Route
-from gateway.queue import clock, flight, leases, sweeping, uploads
+from gateway.queue import clock, flight, leases, parking, sweeping, uploads
 from gateway.queue.base import (
     DeadTarget,
     Depth,
@@ -29,6 +30,8 @@ from gateway.queue.base import (
     Lease,
     LeaseLost,
     NewBatch,
+    Parked,
+    ParkedBatch,
     Progress,
     QueueError,
     QueueFull,
@@ -40,7 +43,7 @@ from gateway.queue.columns import Columns
 from gateway.queue.database import Database
 from gateway.queue.dead import DeadFilter, count_dead, dead_since, known_dead
 from gateway.queue.flight import Entry, FlightRecorder, Trace
-from gateway.queue.leases import Hold, Taken
+from gateway.queue.leases import Deaths, Hold, Taken
 from gateway.queue.rows import first, only
 from gateway.queue.writer import Operation
 
@@ -68,6 +71,8 @@ class SqliteQueue:
         lease_seconds: how long a batch is held without a checkpoint.
         high_water: most deliveries that may be stored and not complete.
         slots: most batches this process can hold at once.
+        max_crashes: with how many dead holders a batch is parked; 2 or more.
+        on_crash: told how many batches are blamed for a holder's death.
         keep_answers: seconds for which an idempotency key is remembered.
         uptime: seconds since the machine started.
     """
@@ -80,6 +85,8 @@ class SqliteQueue:
         lease_seconds: float = 60.0,
         high_water: int = 10_000_000,
         slots: int = 256,
+        max_crashes: int = 3,
+        on_crash: Callable[[int], None] = lambda batches: None,
         keep_answers: float = 86_400.0,
         uptime: Callable[[], float] = clock.uptime,
     ) -> None:
@@ -91,10 +98,14 @@ class SqliteQueue:
         self._lease_seconds = lease_seconds
         self._high_water = high_water
         self._slots = slots
+        self._max_crashes = max_crashes
+        self._on_crash = on_crash
+        self._suspect: Entry | None = None  # the batch on its last chance that is in hand
         self._keep_answers = keep_answers
         self._uptime = uptime
         self._boot = clock.boot_id()
         self._epoch = 0.0
+        self._looked, self._stood_still = math.inf, -math.inf
         self._recorder: FlightRecorder | None = None
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._scan_from = 0
@@ -199,6 +210,10 @@ class SqliteQueue:
         try:
             taken, jobs = await self._take(room, len(slots), now)
             self._keep(jobs)
+            self._suspect = next(
+                (Entry(each.sequence, each.attempt) for each in taken if each.crashes >= self._max_crashes - 1),
+                self._suspect,
+            )
             return [_hand_out(recorder, slots.pop(), each, jobs[each.job_id]) for each in taken]
         finally:
             recorder.unreserve(slots)
@@ -206,26 +221,42 @@ class SqliteQueue:
     async def _take(self, room: Room, limit: int, now: float) -> tuple[list[Taken], dict[str, Job]]:
         future = self.database.write(partial(self._leasing, room, limit, now))
         try:
-            taken, jobs, self._scan_from = await asyncio.shield(future)
+            taken, jobs, self._scan_from, blamed = await asyncio.shield(future)
         except asyncio.CancelledError:
             future.add_done_callback(self._give_back_unseen)
             raise
+        self._crashed(blamed)
         return taken, jobs
 
     def _leasing(
         self, room: Room, limit: int, now: float, db: apsw.Connection
-    ) -> tuple[list[Taken], dict[str, Job], int]:
+    ) -> tuple[list[Taken], dict[str, Job], int, int]:
         """The operation; runs in the writer's thread."""
-        clock = self.time()
-        leases.release_expired(db, clock, self.owner, self._trace_of, now)
+        clock, deaths = self.time(), Deaths(self._max_crashes, now)
+        blamed = leases.release_expired(db, deaths, clock, self.owner, self._trace_of, counted=self._awake())
         leases.ripen(db, clock, now)
-        taken, scan_from = leases.lease(db, room, limit, self.owner, clock + self._lease_seconds, self._scan_from)
+        until, last_chance = clock + self._lease_seconds, self._max_crashes - 1
+        suspected = self._suspect is not None
+        taken, scan_from = leases.lease(db, room, limit, self.owner, until, self._scan_from, last_chance, suspected)
         jobs = {}
         for job_id in {each.job_id for each in taken}:
             jobs[job_id] = self._jobs.get(job_id) or _decode_job(leases.message(db, job_id))
-        return taken, jobs, scan_from
+        return taken, jobs, scan_from, blamed
 
-    def _give_back_unseen(self, future: asyncio.Future[tuple[list[Taken], dict[str, Job], int]]) -> None:
+    def _awake(self) -> bool:
+        """Whether this process saw the last half of a lease pass. Who stood still itself, as when the machine slept,
+        cannot say that the others fell silent."""
+        now, long = self._uptime(), self._lease_seconds / 2
+        if now - self._looked > long:
+            self._stood_still = now
+        self._looked = now
+        return now - self._stood_still > long
+
+    def _crashed(self, blamed: int) -> None:
+        if blamed:
+            self._on_crash(blamed)
+
+    def _give_back_unseen(self, future: asyncio.Future[tuple[list[Taken], dict[str, Job], int, int]]) -> None:
         """Whoever asked was cancelled, so nobody has these leases and nothing of them was sent."""
         if future.cancelled() or future.exception() is not None or self._recorder is None:
             return
@@ -253,6 +284,11 @@ class SqliteQueue:
         until = self.time() + wait if wait > 0 else None
         await self._change(lease, lambda db: leases.defer(db, hold, columns, until, dead, now), dead, last=True)
 
+    async def fail(self, lease: Lease, wait: float, dead: Sequence[DeadTarget], now: float) -> None:
+        hold, columns, until = self._hold(lease), Columns.of(lease.progress), self.time() + wait
+        operation = partial(leases.defer, hold=hold, columns=columns, until=until, dead=dead, now=now, failed=True)
+        await self._change(lease, operation, dead, last=True)
+
     def _hold(self, lease: Lease) -> Hold:
         return Hold(lease.sequence, lease.attempt, self.owner)
 
@@ -271,9 +307,12 @@ class SqliteQueue:
             self._let_go(lease)
 
     def _let_go(self, lease: Lease) -> None:
-        lease.progress.states = bytearray(lease.progress.states)
+        lease.progress.states, lease.at_work = bytearray(lease.progress.states), bytearray(1)
+        entry = Entry(lease.sequence, lease.attempt)
+        if self._suspect == entry:
+            self._suspect = None
         if self._recorder is not None:
-            self._recorder.disarm(Entry(lease.sequence, lease.attempt))
+            self._recorder.disarm(entry)
 
     # --- cancelling, recovering, upkeep
 
@@ -292,7 +331,10 @@ class SqliteQueue:
             with flight.locked_if_dead(path) as dead:
                 if dead:
                     owner, trace = self._owner_of(path), flight.read(path, dead=True)
-                    await self.database.write(partial(leases.release_owned, owner=owner, trace=trace, now=now))
+                    deaths = Deaths(self._max_crashes, now)
+                    self._crashed(
+                        await self.database.write(partial(leases.release_dead, deaths=deaths, owner=owner, trace=trace))
+                    )
                     path.unlink(missing_ok=True)
         await self.database.write(partial(self._disown, now))
         await self._sweep(now)
@@ -313,6 +355,30 @@ class SqliteQueue:
     async def _sweep(self, now: float) -> None:
         while await self.database.write(lambda db: sweeping.sweep(db, SWEPT_AT_ONCE, now)):
             pass
+
+    # --- parked batches
+
+    async def parked(self, after: int, limit: int) -> list[Parked]:
+        return await self.database.read(partial(parking.parked, after=after, limit=limit))
+
+    async def parked_count(self) -> int:
+        return await self.database.read(parking.count)
+
+    async def parked_batch(self, batch_id: bytes) -> ParkedBatch | None:
+        stored = await self.database.read(partial(parking.contents, batch_id=batch_id))
+        if stored is None:
+            return None
+        parked, job, recipients, columns, states = stored
+        return ParkedBatch(
+            parked, _decode_job(job), recipients.decode().split("\n"), _decode_columns(columns), bytes(states)
+        )
+
+    async def replay(self, batch_id: bytes) -> bool:
+        last_chance = self._max_crashes - 1
+        return await self.database.write(lambda db: parking.replay(db, batch_id, last_chance))
+
+    async def purge(self, batch_id: bytes, now: float) -> bool:
+        return await self.database.write(lambda db: parking.purge(db, batch_id, now))
 
     # --- looking
 
@@ -370,7 +436,7 @@ class SqliteQueue:
 
 def _hand_out(recorder: FlightRecorder, slot: int, taken: Taken, job: Job) -> Lease:
     stored = taken.stored or Columns.fresh(taken.size)
-    view = recorder.arm(slot, Entry(taken.sequence, taken.attempt), stored.states)
+    view, at_work = recorder.arm(slot, Entry(taken.sequence, taken.attempt), stored.states)
     return Lease(
         sequence=taken.sequence,
         batch_id=taken.batch_id,
@@ -381,6 +447,8 @@ def _hand_out(recorder: FlightRecorder, slot: int, taken: Taken, job: Job) -> Le
         columns=_decode_columns(taken.columns),
         progress=Progress(view, stored.milliseconds_array(), stored.notes_by_index()),
         crashes=taken.crashes,
+        failures=taken.failures,
+        at_work=at_work,
     )
 
 

@@ -6,6 +6,7 @@ import apsw
 
 from gateway.queue.columns import Columns
 from gateway.queue.leases import batch_of, give_back
+from gateway.queue.parking import end_expired
 from gateway.queue.rows import every, first
 from gateway.queue.schema import BatchState, JobState
 
@@ -20,7 +21,7 @@ def cancel(db: apsw.Connection, job_id: str) -> bool:
         db.execute("UPDATE jobs SET state = ? WHERE number = ?", (JobState.CANCELLED, number))
         db.execute("INSERT INTO cancellations (job) VALUES (?)", (number,))
         db.execute(
-            "UPDATE batches SET state = ? WHERE job = ? AND state IN (?, ?, ?, ?)",
+            "UPDATE batches SET state = ? WHERE job = ? AND state IN (?, ?, ?, ?, ?)",
             (
                 BatchState.CANCELLING,
                 number,
@@ -28,18 +29,20 @@ def cancel(db: apsw.Connection, job_id: str) -> bool:
                 BatchState.BEHIND,
                 BatchState.SCHEDULED,
                 BatchState.DEFERRED,
+                BatchState.PARKED,
             ),
         )
     return True
 
 
 def sweep(db: apsw.Connection, pieces: int, now: float) -> bool:
-    """Do at most `pieces` of what was left for later: end batches of cancelled jobs, delete discarded jobs.
+    """Do at most `pieces` of what was left for later: end batches of cancelled jobs and parked ones of expired jobs,
+    delete discarded jobs.
 
     Returns:
         Whether there may be more.
     """
-    return _sweep_cancelled(db, pieces, now) or _sweep_discarded(db, pieces)
+    return _sweep_cancelled(db, pieces, now) or end_expired(db, pieces, now) or _sweep_discarded(db, pieces)
 
 
 def _sweep_cancelled(db: apsw.Connection, pieces: int, now: float) -> bool:

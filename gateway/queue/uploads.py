@@ -37,8 +37,19 @@ def begin(
             return former
     due = job.created_at if job.deliver_at is None else job.deliver_at
     db.execute(
-        "INSERT INTO jobs (id, app, lane, due, created, state, uploader, ordering_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (job.id, job.app, job.lane, due, job.created_at, JobState.UPLOADING, uploader, job.ordering_key),
+        "INSERT INTO jobs (id, app, lane, due, created, state, uploader, ordering_key, expires) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            job.id,
+            job.app,
+            job.lane,
+            due,
+            job.created_at,
+            JobState.UPLOADING,
+            uploader,
+            job.ordering_key,
+            job.expires_at,
+        ),
     )
     db.execute("INSERT INTO messages VALUES (?, ?)", (db.last_insert_rowid(), _encode_job(job)))
     if idempotency is not None:

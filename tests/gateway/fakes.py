@@ -15,6 +15,8 @@ from gateway.queue.base import (
     Lease,
     LeaseLost,
     NewBatch,
+    Parked,
+    ParkedBatch,
     Progress,
     QueueError,
     QueueFull,
@@ -34,6 +36,7 @@ class StoredBatch:
     progress: Progress
     attempt: int = 0
     held_until: float = 0.0
+    failures: int = 0
     complete_at: float | None = None
 
     @property
@@ -161,8 +164,12 @@ class MemoryQueue:
             held[route] += 1
             batch.attempt += 1
             batch.held_until = self.time() + self._lease_seconds
-            new, progress = batch.new, batch.progress
-            taken.append(Lease(number, new.id, batch.attempt, job.job, route, new.count, new.columns, _copy(progress)))
+            new, progress = batch.new, _copy(batch.progress)
+            taken.append(
+                Lease(
+                    number, new.id, batch.attempt, job.job, route, new.count, new.columns, progress, 0, batch.failures
+                )
+            )
         return taken
 
     def _first_of_its_key(self, stored: StoredJob) -> bool:
@@ -182,6 +189,10 @@ class MemoryQueue:
         batch.held_until = self.time() + wait
         batch.attempt += 1
 
+    async def fail(self, lease: Lease, wait: float, dead: Sequence[DeadTarget], now: float) -> None:
+        await self.defer(lease, wait, dead, now)
+        self._sequence[lease.sequence][1].failures += 1
+
     def _held(self, lease: Lease, dead: Sequence[DeadTarget]) -> StoredBatch:
         batch = self._sequence[lease.sequence][1]
         if batch.attempt != lease.attempt or batch.complete_at is not None:
@@ -189,6 +200,23 @@ class MemoryQueue:
         batch.progress = _copy(lease.progress)
         self.dead.update({(lease.route, target.key): target for target in dead})
         return batch
+
+    # --- parked batches: nobody dies here
+
+    async def parked(self, after: int, limit: int) -> list[Parked]:
+        return []
+
+    async def parked_count(self) -> int:
+        return 0
+
+    async def parked_batch(self, batch_id: bytes) -> ParkedBatch | None:
+        return None
+
+    async def replay(self, batch_id: bytes) -> bool:
+        return False
+
+    async def purge(self, batch_id: bytes, now: float) -> bool:
+        return False
 
     # --- the rest
 

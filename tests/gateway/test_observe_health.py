@@ -25,6 +25,9 @@ class FakeQueue:
     def __init__(self) -> None:
         self.broken = False
 
+    async def parked_count(self) -> int:
+        return 2
+
     async def depth(self) -> Depth:
         if self.broken:
             raise QueueError("the disk is gone")
@@ -45,7 +48,7 @@ async def readiness() -> Readiness:
 async def client(queue: FakeQueue, readiness: Readiness, tmp_path: Path) -> AsyncIterator[Client]:
     metrics = Metrics(tmp_path, "worker-0", [("shop", "apns")])
     app = web.Application(middlewares=[count_requests(metrics)])
-    app.add_routes(routes(readiness, metrics, queue.depth))
+    app.add_routes(routes(readiness, metrics, queue.depth, queue.parked_count))
     app.router.add_get("/v1/jobs/{id}", _job)
     async with TestClient(TestServer(app)) as client:
         yield client

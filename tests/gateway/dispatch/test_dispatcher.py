@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -401,15 +402,37 @@ class TestPoison:
         monkeypatch.setattr(STUB, "compile", compile_message)
         return tried
 
-    async def test_the_others_go_on_and_it_waits(self, broken: list[float]) -> None:
+    async def test_the_others_go_on_and_it_waits_longer_and_longer(self, broken: list[float]) -> None:
         world = World()
         async with world.run():
             poison = await world.submit(5, title="poison")
             other = await world.submit(5)
             assert await world.complete(other, 1.0) == ["accepted"] * 5
             await asyncio.sleep(600.0)
-            assert 9 <= len(broken) <= 12
+            waits = [later - earlier for earlier, later in pairwise(broken)]
+            assert waits == pytest.approx([1, 2, 4, 8, 16, 32, *[60] * (len(waits) - 6)], abs=0.5)
             assert world.states(poison) == ["pending"] * 5
+
+    async def test_in_the_end_it_is_dead_lettered_with_the_reason(self, broken: list[float]) -> None:
+        """20 tries by default; the receipts say where it failed, and nothing of it is reported any more."""
+        world = World()
+        with structlog.testing.capture_logs() as logs:
+            async with world.run():
+                poison = await world.submit(5, title="poison")
+                assert await world.complete(poison, 1000.0) == ["dead_lettered"] * 5
+                assert f"job {poison}" not in world.parts
+        assert len(broken) == 20
+        (stored,) = world.queue.jobs[poison].batches
+        assert "20 times: KeyError in compile_message" in stored.progress.notes[4].reason
+        assert [line["event"] for line in logs].count("batch.dead_lettered") == 1
+        assert "words of a message" not in str(logs) + str(stored.progress.notes)
+
+    async def test_its_expiry_comes_first(self, broken: list[float]) -> None:
+        world = World()
+        async with world.run():
+            poison = await world.submit(5, title="poison", expires_in=20.0)
+            assert await world.complete(poison, 25.0) == ["expired"] * 5
+            assert len(broken) < 20
 
     async def test_it_is_told_without_a_word_of_the_message(self, broken: list[float]) -> None:
         world = World()
@@ -418,8 +441,8 @@ class TestPoison:
                 poison = await world.submit(5, title="poison")
                 await asyncio.sleep(1.0)
                 assert "KeyError in compile_message, line" in world.parts[f"job {poison}"]
-        (line,) = [each for each in logs if each["event"] == "batch.set_aside"]
-        assert line["job"] == poison
+        (line, *_) = [each for each in logs if each["event"] == "batch.set_aside"]
+        assert (line["job"], line["failures"]) == (poison, 1)
         assert "words of a message" not in str(logs)
 
     async def test_when_it_can_be_prepared_it_is_sent(

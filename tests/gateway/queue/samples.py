@@ -19,6 +19,7 @@ def job(
     created_at: float = NOW,
     key: str | None = None,
     app: str = "shop",
+    expires_at: float | None = None,
 ) -> Job:
     return Job(
         id=new_job_id(),
@@ -27,6 +28,7 @@ def job(
         message=Message(title="Hello {{name}}"),
         variables=("name",),
         ordering_key=key,
+        expires_at=expires_at,
         created_at=created_at,
         deliver_at=deliver_at,
         resend_unknown=lane is Lane.TRANSACTIONAL,

@@ -60,18 +60,19 @@ def test_a_copy_is_a_copy() -> None:
     assert copy.notes_by_index() == {1: Note("r", 3, "p", 4.0, 1)}
 
 
-def test_cancelling() -> None:
-    """What never left is cancelled; what may have reached its device is unknown; receipts stay as they are."""
+def test_giving_up() -> None:
+    """What never left ends as it is told; what may have reached its device is unknown; receipts stay as they are."""
     notes = {0: Note("busy", 2, unanswered=1), 3: Note("gone")}
     before = Columns.of(
         Progress(
             bytearray([State.PENDING, State.PENDING, State.SENT, State.INVALID_TOKEN]), array("I", bytes(16)), notes
         )
     )
-    after = column.cancelled(before)
+    after = column.given_up(before, State.CANCELLED, "", "sent", 7)
+    assert list(after.milliseconds_array()) == [7, 7, 7, 0]
     assert list(after.states) == [State.UNKNOWN, State.CANCELLED, State.UNKNOWN, State.INVALID_TOKEN]
     reasons = {index: note.reason for index, note in after.notes_by_index().items()}
-    assert reasons == {0: column.CANCELLED_AFTER_SENDING, 2: column.CANCELLED_AFTER_SENDING, 3: "gone"}
+    assert reasons == {0: "sent", 2: "sent", 3: "gone"}
 
 
 def test_recovering() -> None:

@@ -19,11 +19,11 @@ def test_what_is_armed_is_seen(file: Path) -> None:
     """A store into a view is in the file at once; disarmed batches are not."""
     recorder = FlightRecorder(file, 4)
     first, second = recorder.reserve(2)
-    view = recorder.arm(first, Entry(7, 1), bytes(3))
+    view, _ = recorder.arm(first, Entry(7, 1), bytes(3))
     recorder.arm(second, Entry(8, 2), b"\x02" * 1000)
     view[1] = 1
     recorder.disarm(Entry(8, 2))
-    assert flight.read(file, dead=True) == (True, {Entry(7, 1): b"\0\x01\0"})
+    assert flight.read(file, dead=True) == (True, {Entry(7, 1): b"\0\x01\0"}, frozenset())
     recorder.close(remove=True)
     assert not file.exists()
 
@@ -44,9 +44,9 @@ def test_another_boot_is_not_trusted(file: Path, monkeypatch: pytest.MonkeyPatch
     recorder = FlightRecorder(file, 1)
     recorder.arm(recorder.reserve(1)[0], Entry(7, 1), bytes(3))
     monkeypatch.setattr(flight, "boot_id", lambda: b"another")
-    assert flight.read(file, dead=True) == (False, {})
+    assert flight.read(file, dead=True) == (False, {}, frozenset())
     monkeypatch.setattr(flight, "boot_id", lambda: b"")
-    assert flight.read(file, dead=True) == (False, {})
+    assert flight.read(file, dead=True) == (False, {}, frozenset())
     recorder.close(remove=True)
 
 
@@ -54,14 +54,14 @@ def test_another_boot_is_not_trusted(file: Path, monkeypatch: pytest.MonkeyPatch
 def test_damaged_files_tell_nothing(file: Path, content: bytes) -> None:
     """Whatever is in the file, reading it yields no states."""
     file.write_bytes(content)
-    assert flight.read(file, dead=True) == (False, {})
-    assert flight.read(file.with_name("missing"), dead=True) == (False, {})
+    assert flight.read(file, dead=True) == (False, {}, frozenset())
+    assert flight.read(file.with_name("missing"), dead=True) == (False, {}, frozenset())
 
 
 def test_a_slot_is_used_again_when_nobody_can_write_to_it(file: Path) -> None:
     """A holder that keeps its view after the end cannot write into another batch's slot."""
     recorder = FlightRecorder(file, 1)
-    view = recorder.arm(recorder.reserve(1)[0], Entry(7, 1), bytes(3))
+    view, _ = recorder.arm(recorder.reserve(1)[0], Entry(7, 1), bytes(3))
     recorder.disarm(Entry(7, 1))
     assert recorder.room == 0
     view[0] = 1
