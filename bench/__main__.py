@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import compare, figures, guard, ingest, latency, report, scale, throughput, wire
+from bench import compare, crash, figures, guard, ingest, latency, report, scale, throughput, wire
 from bench.processes import Missing, ProcessFailed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -17,6 +17,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 Provider = Literal["apns", "fcm", "webpush"]
 Sink = Literal["own", "nginx"]
 Repeat = Annotated[int, typer.Option(min=1, help="Runs, each started anew; the median's report is shown.")]
+Seed = Annotated[int | None, typer.Option(help="Repeats a run's choices; each run tells its own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
@@ -153,6 +154,20 @@ def guard_command(
     _conclude(lambda: guard.run(against, provider, count, blocks), json)
 
 
+@app.command("crash")
+def crash_command(
+    kills: Annotated[int, typer.Option(min=1, help="How often a process is killed with SIGKILL.")] = 60,
+    count: Annotated[int, typer.Option(min=1, help="Deliveries, over all three services.")] = 60_000,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """kill -9 of workers and parent while jobs are taken in, stored, sent and receipted: the ledger.
+
+    Duplicates may be as many as were on the wire at the kills. Exit status as of the other scenarios.
+    """
+    _conclude(lambda: crash.run(kills, count, seed), json)
+
+
 @app.command("figures")
 def figures_command(
     names: Annotated[list[str] | None, typer.Argument(help="Which runs; all without.")] = None,
@@ -209,6 +224,12 @@ _ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
         "ratio by instructions",
         lambda value: f"{value['ratio']} {value['interval']}" if value else "not counted by this machine",
     ),
+    "seed": ("seed", str),
+    "kills": ("kills", "{:,}".format),
+    "phases": ("at", lambda value: _pairs(value)),
+    "victims": ("of", lambda value: _pairs(value)),
+    "on_wire_at_kills": ("on the wire at the kills", "{:,}".format),
+    "requests_broken": ("requests of the caller that broke off", "{:,}".format),
     "rss_mib": ("gateway's memory at most", lambda value: f"{value['gateway']} MiB"),
     "ledger": ("ledger", lambda value: _pairs(value)),
 }

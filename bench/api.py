@@ -14,6 +14,10 @@ from yarl import URL
 class ApiError(Exception):
     """The gateway answered with a problem; the message is its own."""
 
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
 
 class Api:
     """A client of one gateway."""
@@ -87,6 +91,7 @@ async def _stream(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
 async def _answer(response: aiohttp.ClientResponse, expected: int) -> dict[str, Any]:
     text = await response.text()
     if response.status != expected:
-        raise ApiError(f"{response.method} {response.url.path} answered {response.status}: {text[:2000]}")
+        message = f"{response.method} {response.url.path} answered {response.status}: {text[:2000]}"
+        raise ApiError(message, response.status)
     answer: dict[str, Any] = json.loads(text)
     return answer

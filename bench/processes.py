@@ -101,6 +101,10 @@ class Child:
     def usage(self) -> Usage:
         return usage(self.family())
 
+    def wait(self) -> int:
+        """Wait until it has ended by itself, and return its exit status."""
+        return self._process.wait()
+
     def stop(self) -> None:
         """Ask it to end, and see that it does."""
         if self.running:

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,9 @@ from bench.api import Api
 from bench.ledger import Ledger
 from bench.processes import Child, wait_until
 from bench.simulators import Script
+
+RESTART_DEADLINE = 40.0
+"""Seconds in which the workers of a killed parent have left."""
 
 
 class World:
@@ -95,13 +99,26 @@ class World:
         port = self.url.rpartition(":")[2]
         ours = f'workers = {self.workers}\n[http]\nport = {port}\n[queue]\npath = "queue/carillon.db"\n'
         config.write_text(ours + (self.folder / "simulators.toml").read_text())
-        command = ["-m", "gateway", "serve", "--config", str(config)]
-        child = Child(
+        self.gateway = self._serve_gateway()
+        wait_until(lambda: _answers(f"{self.url}/readyz"), "ready", self.gateway)
+        return self.gateway
+
+    def _serve_gateway(self) -> Child:
+        command = ["-m", "gateway", "serve", "--config", str(self.folder / "carillon.toml")]
+        return Child(
             "gateway", command, self.folder, cpu=self._gateway_cpu, environment=self._environment, code=self._code
         )
-        self.gateway = child
-        wait_until(lambda: _answers(f"{self.url}/readyz"), "ready", child)
-        return child
+
+    def restart_gateway(self, former: Sequence[int]) -> None:
+        """Start the gateway again once all processes of the former one are gone: orphaned workers drain."""
+        self.gateway.stop()
+        end = time.monotonic() + RESTART_DEADLINE
+        while any(_exists(pid) for pid in former):
+            if time.monotonic() > end:
+                raise self.gateway.failure(f"left workers behind that were not gone after {RESTART_DEADLINE:g} s")
+            time.sleep(0.05)
+        self.gateway = self._serve_gateway()
+        wait_until(lambda: _answers(f"{self.url}/readyz"), "ready", self.gateway)
 
     def play(self, service: str, script: Script) -> None:
         """Have a simulator play another script from now on."""
@@ -157,6 +174,10 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def _answers(url: str) -> bool:
