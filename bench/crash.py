@@ -130,7 +130,8 @@ class _Crash:
         while await asyncio.to_thread(self._requests) == before:
             await asyncio.sleep(POLL)
         at.moments["send"].set()
-        await caller.moved(await asyncio.gather(*uploads))
+        await asyncio.wait(uploads)  # not gather: this task is cancelled at the kill, and they are not
+        await caller.moved([upload.result() for upload in uploads])
         at.moments["receipt"].set()
 
     def _requests(self) -> int:
