@@ -28,7 +28,7 @@ def unit(module: str) -> str:
     parts = module.split(".")
     if parts[0] == "gateway":
         return ".".join(parts[:2])
-    return ".".join(parts[:2]) if parts[1:2] in (["simulators"], ["wire_client"]) else parts[0]
+    return ".".join(parts[:2]) if parts[1:2] in (["simulators"], ["wire_client"], ["recorder"]) else parts[0]
 
 
 def imports() -> Iterator[tuple[str, str]]:
