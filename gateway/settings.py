@@ -98,11 +98,16 @@ class Dispatch(Section):
     max_failures: Annotated[int, Field(gt=0)] = 20
     """Tries of a batch that cannot be prepared, after which its deliveries are dead-lettered."""
     backoff_base: Seconds = 1.0
-    """Mean wait after the first failure; it doubles with each."""
+    """The longest first wait after a failure, and twice the shortest; it doubles with each."""
     backoff_cap: Seconds = 900.0
+    retry_share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Retries of a route in relation to what it sends for the first time, at most: an outage is not multiplied. What
+    is beyond it waits."""
+    retry_floor: Annotated[float, Field(gt=0)] = 10.0
+    """Retries of a route a second, over all workers, that are allowed besides."""
     max_dead_share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """A larger share of dead targets among a minute's answers of a route (500 at least) is taken for a wrong
-    configuration: the route stops, nothing is invalidated."""
+    """A larger share of dead targets among a minute's answers of a route (500 at least; 50 before its first accepted
+    notification) is taken for a wrong configuration: the route stops, nothing is invalidated."""
     batches_per_route: Annotated[int, Field(gt=0)] = 16
     """Batches of one route that a worker holds at a time: memory and fairness against round trips to the queue."""
 

@@ -142,6 +142,7 @@ class Scope(enum.IntEnum):
     APP = 2
     CREDENTIAL = 3
     ORIGIN = 4
+    UNNAMED = 5  #: the service does not say: the target, unless everybody is told the same
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

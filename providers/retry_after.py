@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from providers.base import Headers
 
 
 def retry_after(headers: Headers, now: float, least: float, most: float) -> float | None:
-    """Seconds, whichever of its two forms the field has, clamped to [least, most]; None without a readable one."""
+    """Seconds, whichever of its two forms the field has, clamped to [least, most]; None without a readable one.
+
+    A date is one of the service's clock, so it is counted from the answer's own Date where there is one: by how much
+    our clock is wrong then does not matter.
+    """
     for name, value in headers:
         if name == b"retry-after":
-            seconds = _seconds(value.decode("latin-1").strip(), now)
+            asked_at = date(headers)
+            seconds = _seconds(value.decode("latin-1").strip(), now if asked_at is None else asked_at)
             return None if seconds is None else min(max(seconds, least), most)
     return None
 
@@ -33,6 +39,8 @@ def _seconds(value: str, now: float) -> float | None:
 
 def _instant(value: str) -> float | None:
     try:
-        return parsedate_to_datetime(value).timestamp()
+        instant = parsedate_to_datetime(value)
+        # The obsolete forms name no zone; every form means UTC (RFC 9110, section 5.6.7).
+        return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None

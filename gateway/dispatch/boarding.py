@@ -52,8 +52,7 @@ async def board(
     flight = Flight(lease, plan, columns, provider.target_columns, now)
     keys = provider.registered_keys(lease.route.origin, flight.targets)
     verdicts = await queue.dead_targets(lease.route, keys)
-    clock = queue.time()
-    send, resend, endings = screening.resume(bytes(flight.states), flight.notes, flight.job.resend_unknown, clock)
+    send, resend, endings = screening.resume(bytes(flight.states), flight.notes, flight.job.resend_unknown)
     flight.left -= sum(state >= State.ACCEPTED for state in bytes(flight.states).strip(_UNTOUCHED))
     _died_on_wire(flight, resend, endings)
     if verdicts:
@@ -61,7 +60,7 @@ async def board(
     for index, state, reason in endings:
         flight.end(index, state, flight.age(wall), reason)
     flight.resume([index for index in send if flight.states[index] == State.PENDING] if endings else send)
-    _keep_waiting(flight, now, clock)
+    _keep_waiting(flight, now, queue.time())
     flight.cancelled = cancelled(lease.job.id)  # asked last: whoever cancels from now on finds the flight
     return flight
 
@@ -74,6 +73,7 @@ def _died_on_wire(flight: Flight, resend: Iterable[int], unknown: Iterable[scree
         note.unanswered += 1
         note.attempts += 1
         note.reason = screening.DIED_ON_WIRE
+        note.retry_at = 0.0
         flight.states[index] = State.PENDING
 
 
@@ -85,8 +85,8 @@ def _dead(flight: Flight, keys: list[bytes], verdicts: Mapping[bytes, DeadTarget
 def _keep_waiting(flight: Flight, now: float, clock: float) -> None:
     """Of what is not to be sent now: the rest are done."""
     for index, note in flight.notes.items():
-        if note.retry_at > clock and flight.states[index] == State.PENDING:
-            flight.wait(index, now + note.retry_at - clock)
+        if note.retry_at and flight.states[index] == State.PENDING:
+            flight.wait(index, now + max(0.0, note.retry_at - clock))
 
 
 def conclude(lease: Lease, state: State, reason: str, wall: float) -> None:

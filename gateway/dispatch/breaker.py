@@ -18,6 +18,9 @@ SILENCE = 10.0
 """Seconds without any answer after which requests that end without one count as failures too. While others are
 answered, they are the trouble of their connection."""
 
+THROTTLED_TO_HOLD = 20
+"""Answers in a row that say "too many" and not of whom. Among others they concern a target; alone, everybody."""
+
 UNSENT_TO_HOLD = 3000
 """Requests in a row that come back unprocessed, without an answer between them: three connections full of them."""
 
@@ -29,6 +32,8 @@ MISCONFIGURED_HOLD = 300.0
 
 GUARD_WINDOW = 60.0
 GUARD_ANSWERS = 500
+UNPROVEN_ANSWERS = 50
+"""The guard's answers for a route that has never had anything accepted: so many without one prove enough."""
 
 
 class Cause(enum.Enum):
@@ -57,11 +62,22 @@ class Breaker:
         self._probing = False
         self._failures = 0
         self._unsent = 0
+        self._throttled = 0
+        self._proven = False
         self._holds = 0
         self._heard_at = float("-inf")
         self._window_start = float("-inf")
         self._answers = 0
         self._dead = 0
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the service's word that a target is dead may be acted on.
+
+        Not before it has accepted something: a wrong environment, topic or project calls every target dead from the
+        first one on.
+        """
+        return self._proven and not self.suspicious
 
     @property
     def suspicious(self) -> bool:
@@ -83,6 +99,8 @@ class Breaker:
         self._probing = True
 
     def accepted(self, count: int, now: float) -> None:
+        self._proven = True
+        self._throttled = 0
         self._judged(count, 0, now)
 
     def answered(self, outcome: Outcome, now: float) -> bool:
@@ -92,20 +110,44 @@ class Breaker:
             silent = now - self._heard_at > SILENCE
             return (silent or self._probing) and self._failed(outcome.reason, asked, now)
         self._heard(now)
+        self._throttled = self._throttled + 1 if verdict is Verdict.THROTTLED else 0
         if verdict in (Verdict.UNAVAILABLE, Verdict.UNSENT):
             return self._failed(outcome.reason, asked, now)
-        if verdict is Verdict.CREDENTIAL:
-            hold = REMINT_HOLD if outcome.remint and not self._probing else CREDENTIAL_HOLD
-            return self._hold(Cause.CREDENTIAL, outcome.reason, hold, asked, now)
-        if verdict is Verdict.THROTTLED and outcome.scope is not Scope.TARGET:
+        if verdict is Verdict.CREDENTIAL and outcome.scope is not Scope.TARGET:
+            return self._refused(outcome, asked, now)
+        if verdict is Verdict.THROTTLED and self._everybody(outcome.scope):
             return self._hold(Cause.THROTTLED, outcome.reason, 0.0 if asked else self._backoff(), asked, now)
         return self._judged(1, int(verdict is Verdict.UNREGISTERED), now)
 
-    def unsent(self, count: int, now: float) -> None:
-        """Requests came back unprocessed (REFUSED_STREAM, GOAWAY). They go again at once, but not for ever."""
+    def unsent(self, count: int, now: float) -> bool:
+        """Requests came back unprocessed (REFUSED_STREAM, GOAWAY). They go again at once, but not for ever: whether a
+        hold begins by it."""
         self._unsent += count
-        if self._unsent >= UNSENT_TO_HOLD or self._probing:
-            self._hold(Cause.UNAVAILABLE, "requests come back unprocessed", self._backoff(), 0.0, now)
+        if self._unsent < UNSENT_TO_HOLD and not self._probing:
+            return False
+        return self._hold(Cause.UNAVAILABLE, "requests come back unprocessed", self._backoff(), 0.0, now)
+
+    def join(self, other: Breaker, now: float) -> bool:
+        """A route that shares what is in trouble began a hold; whether one begins here by it.
+
+        This one probes for itself afterwards: what they share may have been cured for one of them only.
+        """
+        remaining = other.hold(now)
+        if other.cause is None or not remaining:
+            return False
+        return self._hold(other.cause, other.reason, remaining, 0.0, now)
+
+    def _refused(self, outcome: Outcome, asked: float, now: float) -> bool:
+        if outcome.remint and not self._probing:
+            return self._hold(Cause.CREDENTIAL, outcome.reason, REMINT_HOLD, asked, now)
+        self._proven = False  # whatever the operator changes has to prove itself anew
+        return self._hold(Cause.CREDENTIAL, outcome.reason, CREDENTIAL_HOLD, asked, now)
+
+    def _everybody(self, scope: Scope) -> bool:
+        """Whether being throttled concerns more than the target."""
+        if scope is Scope.UNNAMED:
+            return self._throttled >= THROTTLED_TO_HOLD or self._probing
+        return scope is not Scope.TARGET
 
     def _heard(self, now: float) -> None:
         self._heard_at = now
@@ -116,7 +158,8 @@ class Breaker:
         self._heard(now)
         self._failures = 0
         self._count(answers, dead, now)
-        if self._dead > self._max_dead_share * self._answers and self._answers >= GUARD_ANSWERS:
+        enough = GUARD_ANSWERS if self._proven else UNPROVEN_ANSWERS
+        if self._dead > self._max_dead_share * self._answers and self._answers >= enough:
             return self._suspect(f"{self._dead} of {self._answers} targets are dead", now)
         if self._probing and dead and self.suspicious:
             return self._suspect(self.reason, now)

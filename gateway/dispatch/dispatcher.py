@@ -16,6 +16,7 @@ import structlog
 from gateway.credentials.store import CredentialStore
 from gateway.dispatch.boarding import Plans, board, conclude
 from gateway.dispatch.breaker import Breaker
+from gateway.dispatch.budget import Budget
 from gateway.dispatch.exchanges import Exchanges
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.governor import Governor
@@ -32,7 +33,7 @@ from gateway.policy import screening
 from gateway.queue.base import DeadTarget, Lease, LeaseLost, Queue, QueueError, QueueFull, Room
 from gateway.settings import Settings
 from providers import PROVIDERS
-from providers.base import ProviderSettings
+from providers.base import ProviderSettings, Scope
 
 TICK = 0.1
 """Seconds between looks at retries, expiries, deadlines and growth."""
@@ -281,17 +282,20 @@ class Dispatcher:
         provider = PROVIDERS[route.provider]
         origin = route.origin or provider.endpoint(way.settings)
         rate = way.settings.rate if way.settings.rate is not None else provider.default_rate
+        dispatch, now = self._settings.dispatch, self._loop.time()
         sender = self._senders[route] = Sender(
             route,
             provider,
             origin,
             self._credential(route.app, route.provider),
-            governor=Governor(None if rate is None else rate / self._settings.workers, self._loop.time()),
-            breaker=Breaker(self._settings.dispatch.max_dead_share),
+            governor=Governor(None if rate is None else rate / self._settings.workers, now, self._jitter),
+            breaker=Breaker(dispatch.max_dead_share),
+            budget=Budget(dispatch.retry_share, dispatch.retry_floor / self._settings.workers, now),
             limits=self._limits,
             metrics=self._metrics,
             finished=self._finished,
             failed=self._failed,
+            held=self._held,
             jitter=self._jitter,
             clock=self._queue.time,
         )
@@ -327,6 +331,12 @@ class Dispatcher:
         sender = self._senders[flight.lease.route]
         sender.remove(flight)
         self._set_aside(flight.lease, _verdicts(sender, flight), error)
+
+    def _held(self, sender: Sender, scope: Scope) -> None:
+        """Called by a sender whose service refused or throttled an app, or a credential: who shares it holds too."""
+        for other in self._senders.values():
+            if other is not sender and _shares(other, sender, scope):
+                other.join(sender)
 
     def _set_aside(self, lease: Lease, dead: Sequence[DeadTarget], error: Exception) -> None:
         """Put off a batch that cannot be prepared, the longer the oftener it failed; in the end, dead-letter it. The
@@ -484,6 +494,14 @@ def _within_expiry(lease: Lease, wait: float) -> float:
     """Seconds to wait, but not past the expiry, which is the time to end it."""
     expires_at = lease.job.expires_at
     return wait if expires_at is None else min(wait, expires_at - time.time())
+
+
+def _shares(one: Sender, other: Sender, scope: Scope) -> bool:
+    if one.route.provider != other.route.provider:
+        return False
+    if scope is Scope.APP:
+        return one.route.app == other.route.app
+    return one.credential.fingerprint == other.credential.fingerprint
 
 
 def _verdicts(sender: Sender, flight: Flight) -> Sequence[DeadTarget]:

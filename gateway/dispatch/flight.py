@@ -75,6 +75,11 @@ class Flight:
         return self._cursor < len(self._fresh) or bool(self._again)
 
     @property
+    def first_time(self) -> bool:
+        """Whether what is sent next is sent for the first time."""
+        return not self._again
+
+    @property
     def waiting(self) -> int:
         """How many wait for a retry."""
         return len(self._waiting)
@@ -159,12 +164,16 @@ class Flight:
         """A delivery that is in no place is to be tried at `due`, the loop's time."""
         heapq.heappush(self._waiting, (due, index))
 
-    def bring_back(self, now: float) -> bool:
-        """Make ready what has waited long enough, and say whether there was any."""
+    def bring_back(self, now: float, most: int) -> int:
+        """Make ready what has waited long enough, at most so many, and say how many there were."""
         before = len(self._waiting)
-        while self._waiting and self._waiting[0][0] <= now:
+        while self._waiting and self._waiting[0][0] <= now and before - len(self._waiting) < most:
             self._make_ready(heapq.heappop(self._waiting)[1])
-        return len(self._waiting) < before
+        return before - len(self._waiting)
+
+    def held_back(self, now: float) -> int:
+        """How many have waited long enough, and were not brought back."""
+        return sum(due <= now for due, _ in self._waiting)
 
     def finish(self, index: int, state: State, milliseconds: int, reason: str) -> None:
         """End a delivery that is on the wire, or was about to be."""

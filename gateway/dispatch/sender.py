@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gateway.dispatch.breaker import Breaker
+from gateway.dispatch.breaker import Breaker, Cause
+from gateway.dispatch.budget import Budget
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.governor import Governor
 from gateway.dispatch.lanes import Lanes
@@ -26,10 +27,17 @@ from gateway.model import Lane, Route, State
 from gateway.observe.metrics import Handshake, Metrics
 from gateway.policy.screening import overdue
 from gateway.queue.base import DeadTarget
-from providers.base import Credential, Headers, Outcome, Provider, Rendered, Verdict
+from providers.base import Credential, Headers, Outcome, Provider, Rendered, Scope, Verdict
+
+DOUBTED = "not believed while nothing of its route is accepted"
 
 DEFER_AFTER = 10.0
 """Seconds until the next retry above which a batch goes back to the queue instead of waiting in memory."""
+
+HELD_BACK_PATIENCE = 2.0
+HELD_BACK_DEFER = (10.0, 20.0)
+"""Seconds after which a batch goes back to the queue whose retries are all due and beyond the budget, and between
+which for how long: others have something to send for the first time, which earns the budget."""
 
 
 class Load(NamedTuple):
@@ -41,7 +49,7 @@ class Load(NamedTuple):
 
 
 class Sender:
-    """One route's lanes, governor, breaker and pool."""
+    """One route's lanes, governor, breaker, retry budget and pool."""
 
     def __init__(
         self,
@@ -52,17 +60,19 @@ class Sender:
         *,
         governor: Governor,
         breaker: Breaker,
+        budget: Budget,
         limits: Limits,
         metrics: Metrics,
         finished: Callable[[Flight], None],
         failed: Callable[[Flight, Exception], None],
+        held: Callable[[Sender, Scope], None],
         jitter: random.Random,
         clock: Callable[[], float],
     ) -> None:
         """`origin` is where requests go; `clock` is `Queue.time`.
 
         `finished` is told of flights of which no delivery is left, `failed` of those whose plan raised; both have to
-        `remove` the flight.
+        `remove` the flight. `held` is told when a hold begins that concerns more than this route.
         """
         self.route = route
         self.provider = provider
@@ -70,6 +80,7 @@ class Sender:
         self.credential = credential
         self.governor = governor
         self.breaker = breaker
+        self.budget = budget
         self.flights: set[Flight] = set()
         self.stopped = False
         self.pool: Pool
@@ -79,6 +90,7 @@ class Sender:
         self._lane_metrics = {lane: metrics.lane(route.app, route.provider, lane) for lane in Lane}
         self._finished = finished
         self._failed = failed
+        self._held = held
         self._jitter = jitter
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -107,8 +119,13 @@ class Sender:
 
     def tick(self, now: float, wall: float) -> None:
         """Bring back what waited long enough, end what expired, let the pool look after its connections."""
-        for flight in list(self.flights):
-            if not self._end_overdue(flight, wall) and flight.bring_back(now):
+        room = self.budget.room(now)
+        for flight in sorted(self.flights, key=_lane):
+            if self._end_overdue(flight, wall):
+                continue
+            if retries := flight.bring_back(now, room):
+                self.budget.spend(retries)
+                room -= retries
                 self._lanes.add(flight)
         self.pool.tick(now)
         self.quarantine.tick(now)
@@ -123,7 +140,20 @@ class Sender:
     def deferrable(self, now: float) -> list[tuple[Flight, float]]:
         """Flights that only wait, for long, and for how many seconds."""
         waits = [(flight, flight.due - now) for flight in self.flights if flight.idle and flight.due is not None]
-        return [(flight, wait) for flight, wait in waits if wait > DEFER_AFTER]
+        late = [flight for flight, wait in waits if wait < -HELD_BACK_PATIENCE]
+        return [(flight, wait) for flight, wait in waits if wait > DEFER_AFTER] + [
+            (flight, self._jitter.uniform(*HELD_BACK_DEFER)) for flight in late
+        ]
+
+    def held_back(self, now: float) -> int:
+        """Retries that are due, and that there is no budget for."""
+        return sum(flight.held_back(now) for flight in self.flights)
+
+    def join(self, other: Sender) -> None:
+        """Hold as another route does that shares what is in trouble."""
+        now = self._loop.time()
+        if self.breaker.join(other.breaker, now):
+            self._yield(now)
 
     # The pool's side: Source and Listener
 
@@ -147,8 +177,11 @@ class Sender:
             count = 0 if auth is None else self._allowance(flight, streams, window, now)
             if auth is None or not count:
                 return None
+            first_time = flight.first_time
             requests = self._render(flight, flight.next(count), auth, wall)
             if requests is not None:
+                if first_time:
+                    self.budget.earn(len(requests.tags))
                 return requests
         return None
 
@@ -242,7 +275,8 @@ class Sender:
                 flight.note(index).cuts += 1
 
     def _settle_unsent(self, unsent: list[Tag], now: float) -> None:
-        self.breaker.unsent(len(unsent), now)
+        if self.breaker.unsent(len(unsent), now):
+            self._yield(now)
         for flight, index in unsent:
             self._lane_metrics[flight.job.lane].outcome(Verdict.UNSENT)
             self._again(flight, index)
@@ -296,6 +330,8 @@ class Sender:
         flight.left -= count
         self._lane_metrics[flight.job.lane].outcome(Verdict.ACCEPTED, count=count)
         self.breaker.accepted(count, now)
+        if self.governor.cut_short:
+            self.governor.accepted(count, now)
         if not flight.left:
             self._finished(flight)
 
@@ -304,23 +340,37 @@ class Sender:
         milliseconds = flight.age(wall)
         self._lane_metrics[flight.job.lane].outcome(outcome.verdict, outcome.reason)
         self._heed(outcome, now, wall)
-        if outcome.verdict is Verdict.UNREGISTERED:
-            self._unregistered(flight, index, outcome, milliseconds, wall)
-            return
         note = flight.note(index)
         note.unanswered += outcome.verdict is Verdict.UNKNOWN
-        history = History(note.attempts, note.unanswered, flight.job.resend_unknown, flight.job.expires_at)
+        trusted = self.breaker.trusted
+        history = History(note.attempts, note.unanswered, flight.job.resend_unknown, flight.job.expires_at, trusted)
         decision = decide(outcome, history, wall, self._limits, self._jitter)
+        if decision.state is State.INVALID_TOKEN:
+            self._unregistered(flight, index, outcome, milliseconds, wall)
+            return
         if note.cuts >= POISON_CUTS and outcome.verdict is Verdict.UNKNOWN:
             decision, outcome = Decision(State.UNKNOWN), Outcome(Verdict.UNKNOWN, POISONOUS)
         self._carry_out(decision, flight, index, outcome, milliseconds, now, wall)
 
     def _heed(self, outcome: Outcome, now: float, wall: float) -> None:
         """Whether the route may go on. A credential is minted anew once for all the answers that call it old."""
-        if self.breaker.answered(outcome, now) and outcome.remint:
+        if not self.breaker.answered(outcome, now):
+            return
+        self._yield(now)
+        if self.breaker.suspicious:
+            for doubtful in self.flights:
+                doubtful.dead.clear()
+        if outcome.remint:
             self.credential.renew(wall)
             self.pool.replace()
             self.quarantine.replace()
+        if outcome.scope in (Scope.APP, Scope.CREDENTIAL):
+            self._held(self, outcome.scope)
+
+    def _yield(self, now: float) -> None:
+        """A hold began: if it is for the service's sake, what follows it has to be less."""
+        if self.breaker.cause in (Cause.UNAVAILABLE, Cause.THROTTLED):
+            self.governor.cut(now)
 
     def _carry_out(
         self,
@@ -333,13 +383,15 @@ class Sender:
         wall: float,
     ) -> None:
         if decision.state is not State.PENDING:
-            self._end(flight, index, decision.state, milliseconds, outcome.reason)
+            doubted = outcome.verdict is Verdict.UNREGISTERED
+            reason = f"{outcome.reason}, {DOUBTED}" if doubted else outcome.reason
+            self._end(flight, index, decision.state, milliseconds, reason)
             return
-        if not decision.counted:
+        if decision.retry_at <= wall:
             self._again(flight, index)
             return
         note = flight.note(index)
-        note.attempts += 1
+        note.attempts += decision.counted
         note.reason = outcome.reason
         wait = decision.retry_at - wall
         note.retry_at = self._clock() + wait
@@ -357,9 +409,6 @@ class Sender:
         target = tuple([column[index]] for column in flight.targets)
         (key,) = self.provider.registered_keys(self.route.origin, target)
         flight.dead.append(DeadTarget(key, since, outcome.reason))
-        if self.breaker.suspicious:
-            for doubtful in self.flights:
-                doubtful.dead.clear()
         self._end(flight, index, State.INVALID_TOKEN, milliseconds, outcome.reason)
 
     # Shared steps
@@ -398,3 +447,7 @@ class Sender:
         outcome = self.provider.farewell(debug)
         if outcome is not None:
             self._heed(outcome, self._loop.time(), time.time())
+
+
+def _lane(flight: Flight) -> Lane:
+    return flight.job.lane

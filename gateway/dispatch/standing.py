@@ -5,6 +5,7 @@ So are batches that cannot be prepared.
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -53,6 +54,12 @@ class Standing:
             metrics.connections(ConnectionState.CONNECTING, sum(count.dialling for count in counts))
             metrics.connections(ConnectionState.OPEN, sum(count.open for count in counts))
             metrics.connections(ConnectionState.DRAINING, sum(count.draining for count in counts))
+            now = asyncio.get_running_loop().time()
+            metrics.retry_budget(
+                left=sum(max(0, sender.budget.room(now)) for sender in group),
+                held_back=sum(sender.held_back(now) for sender in group),
+            )
+            metrics.rate_limit(sum(sender.governor.rate or 0.0 for sender in group))
             causes = [sender.breaker.cause for sender in group]
             broken = sum(cause in FOR_AN_OPERATOR for cause in causes)
             metrics.stopped(Stopped.MISCONFIGURED, broken)

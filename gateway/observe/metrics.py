@@ -122,6 +122,24 @@ ROUTES_STOPPED = Family(
     "misconfigured: credential refused, or too many dead tokens at once; an operator has to act. Jobs are kept.",
     "dispatch, sampled once a second", merge="max",
 )  # fmt: skip
+RETRY_BUDGET = Family(
+    "carillon_retry_budget", "gauge", _ROUTE,
+    "Retries that may go at once, over all workers and origins. It grows with what is sent for the first time, and "
+    "slowly with time. At zero, retries wait: see carillon_retries_held_back.",
+    "dispatch, sampled once a second",
+)  # fmt: skip
+RETRIES_HELD_BACK = Family(
+    "carillon_retries_held_back", "gauge", _ROUTE,
+    "Deliveries in workers' hands that are due for another try, and wait because the retry budget is used up. Not "
+    "those of batches that went back to the queue for it.",
+    "dispatch, sampled once a second",
+)  # fmt: skip
+RATE_LIMIT = Family(
+    "carillon_rate_limit", "gauge", _ROUTE,
+    "Notifications a second that the governors let through now, over all workers and origins: less than configured "
+    "after a service throttled or was down, and rising again. 0 while nothing limits.",
+    "dispatch, sampled once a second",
+)  # fmt: skip
 QUEUE_BATCHES = Family(
     "carillon_queue_batches", "gauge", (),
     "Batches stored and not complete, including those that wait for their time or are held by a worker.",
@@ -178,8 +196,8 @@ WORKERS = Family(
 
 FAMILIES = (
     HTTP, HTTP_SECONDS, RECIPIENTS, OUTCOMES, RECEIPTS, RETRIES, LATENCY, IN_FLIGHT, CONNECTIONS, HANDSHAKES,
-    INVALID_TOKENS, ROUTES_STOPPED, QUEUE_BATCHES, QUEUE_DELIVERIES, QUEUE_AGE, PARKED, CRASHES,
-    FAILURES, DEAD_LETTERED, LOOP_LAG, RESTARTS, WORKERS,
+    INVALID_TOKENS, ROUTES_STOPPED, RETRY_BUDGET, RETRIES_HELD_BACK, RATE_LIMIT, QUEUE_BATCHES, QUEUE_DELIVERIES,
+    QUEUE_AGE, PARKED, CRASHES, FAILURES, DEAD_LETTERED, LOOP_LAG, RESTARTS, WORKERS,
 )  # fmt: skip
 """Counters are exposed with `_total` after their name, as Prometheus wants it."""
 
@@ -377,6 +395,9 @@ class RouteMetrics:
         self._in_flight = store.gauge(IN_FLIGHT, *labels)
         self._connections = {s: store.gauge(CONNECTIONS, *labels, s) for s in ConnectionState}
         self._handshakes = {r: store.counter(HANDSHAKES, *labels, r) for r in Handshake}
+        self._retry_budget = store.gauge(RETRY_BUDGET, *labels)
+        self._retries_held_back = store.gauge(RETRIES_HELD_BACK, *labels)
+        self._rate_limit = store.gauge(RATE_LIMIT, *labels)
         self._stopped = {c: store.gauge(ROUTES_STOPPED, *labels, c) for c in Cause}
         self._invalid = store.counter(INVALID_TOKENS, *labels)
         self._failures = store.counter(FAILURES, *labels)
@@ -397,6 +418,15 @@ class RouteMetrics:
     def stopped(self, cause: Cause, now: int) -> None:
         """This many routes take no work now."""
         self._stopped[cause].set(now)
+
+    def retry_budget(self, left: int, held_back: int) -> None:
+        """So many retries may go at once, and so many that are due may not."""
+        self._retry_budget.set(left)
+        self._retries_held_back.set(held_back)
+
+    def rate_limit(self, now: float) -> None:
+        """The governors let so many notifications a second through; 0 for any number."""
+        self._rate_limit.set(now)
 
     def invalid_tokens(self, count: int) -> None:
         """`count` targets were newly remembered as dead."""

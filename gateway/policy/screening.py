@@ -29,29 +29,30 @@ class Resumption(NamedTuple):
     """How to go on with a batch that somebody else has held."""
 
     send: Sequence[int]
-    """Positions to send now, in order. Others are done, or their notes say when they are to be tried again."""
+    """Positions to send now, in order. Others are done, or their notes say when they are to be tried again, even if
+    that is in the past: it is the retry budget that lets them go."""
     resend: list[int]
     """Those of `send` that were on the wire when their holder died: this is another try of them."""
     unknown: list[Ending]
     """Those that were on the wire as well, and whose job wants to be told rather than send them twice."""
 
 
-def resume(states: bytes, notes: Mapping[int, Note], resend_unknown: bool, now: float) -> Resumption:
-    """Read the columns that a former holder left; `now` of the queue's clock, as `Note.retry_at`."""
+def resume(states: bytes, notes: Mapping[int, Note], resend_unknown: bool) -> Resumption:
+    """Read the columns that a former holder left."""
     if not states.strip(_UNTOUCHED):
-        return Resumption(_waited(range(len(states)), notes, now), [], [])
+        return Resumption(_not_put_off(range(len(states)), states, notes), [], [])
     sent = [index for index, state in enumerate(states) if state == State.SENT]
     open_ = [index for index, state in enumerate(states) if state in (State.PENDING, State.SENT)]
     if resend_unknown:
-        return Resumption(_waited(open_, notes, now), sent, [])
+        return Resumption(_not_put_off(open_, states, notes), sent, [])
     pending = [index for index in open_ if states[index] == State.PENDING]
-    return Resumption(_waited(pending, notes, now), [], [Ending(index, State.UNKNOWN, DIED_ON_WIRE) for index in sent])
+    unknown = [Ending(index, State.UNKNOWN, DIED_ON_WIRE) for index in sent]
+    return Resumption(_not_put_off(pending, states, notes), [], unknown)
 
 
-def _waited(indexes: Sequence[int], notes: Mapping[int, Note], now: float) -> Sequence[int]:
-    """Those whose next try is not in the future."""
-    waiting = {index for index, note in notes.items() if note.retry_at > now}
-    return [index for index in indexes if index not in waiting] if waiting else indexes
+def _not_put_off(indexes: Sequence[int], states: bytes, notes: Mapping[int, Note]) -> Sequence[int]:
+    put_off = {index for index, note in notes.items() if note.retry_at and states[index] == State.PENDING}
+    return [index for index in indexes if index not in put_off] if put_off else indexes
 
 
 def dead(

@@ -10,6 +10,10 @@ import re
 import msgspec
 
 from providers.base import Headers, Outcome, Scope, Verdict
+from providers.retry_after import retry_after
+
+LEAST_WAIT = 1.0
+LONGEST_WAIT = 3600.0
 
 ACCEPTED = Outcome(verdict=Verdict.ACCEPTED)
 
@@ -105,11 +109,13 @@ def outcome(status: int, headers: Headers, body: bytes, now: float, *, own_topic
     answer = _read(body)
     known = TABLE.get((status, answer.reason))
     if known is not None:
-        return known if own_topic or answer.reason not in OF_THE_TOPIC else _rejected(answer.reason)
+        if answer.reason in OF_THE_TOPIC and not own_topic:
+            return _rejected(answer.reason)
+        return _waiting(known, headers, now)
     if (status, answer.reason) in DEAD or status == 410:
         since = now if answer.timestamp is None else min(answer.timestamp / 1000, now)
         return Outcome(verdict=Verdict.UNREGISTERED, reason=answer.reason or "http_410", dead_since=since)
-    return _by_class(status, answer.reason or f"http_{status}")
+    return _waiting(_by_class(status, answer.reason or f"http_{status}"), headers, now)
 
 
 def farewell(debug: bytes) -> Outcome | None:
@@ -124,6 +130,14 @@ def _accepted(headers: Headers) -> Outcome:
     return ACCEPTED
 
 
+def _waiting(outcome: Outcome, headers: Headers, now: float) -> Outcome:
+    """As long as the answer asks for. Apple documents no Retry-After; a proxy or a new version may send one."""
+    if outcome.verdict not in (Verdict.THROTTLED, Verdict.UNAVAILABLE):
+        return outcome
+    wait = retry_after(headers, now, least=LEAST_WAIT, most=LONGEST_WAIT)
+    return outcome if wait is None else msgspec.structs.replace(outcome, retry_after=wait)
+
+
 def _read(body: bytes) -> _Body:
     try:
         answer = _decode(body)
@@ -136,7 +150,7 @@ def _by_class(status: int, reason: str) -> Outcome:
     if status == 403:
         return _credential(reason)
     if status == 429:
-        return Outcome(verdict=Verdict.THROTTLED, reason=reason)
+        return Outcome(verdict=Verdict.THROTTLED, reason=reason, scope=Scope.UNNAMED)
     if status == 408 or status >= 500:
         return _unavailable(reason)
     return Outcome(verdict=Verdict.ACCEPTED if 200 <= status < 300 else Verdict.REJECTED, reason=reason)

@@ -9,6 +9,7 @@ https://firebase.google.com/docs/cloud-messaging/scale-fcm
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -22,18 +23,28 @@ LONGEST_WAIT = 3600.0
 QUOTA_WAIT = 60.0
 """Seconds after a 429 without Retry-After (Google: at least a minute)."""
 
+DOWNSTREAM_WAIT = 300.0
+"""Seconds until a target is tried again that needs a credential of the Firebase project itself."""
+
 FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
+QUOTA_KEYS = ("subject", "quotaMetric", "quotaId", "quota_metric", "quota_limit")
+"""What names a quota: in a violation of a QuotaFailure, or in the metadata of an ErrorInfo."""
+
 BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
+
+DOWNSTREAM = Outcome(
+    verdict=Verdict.CREDENTIAL, reason="THIRD_PARTY_AUTH_ERROR", scope=Scope.TARGET, retry_after=DOWNSTREAM_WAIT
+)
 
 TABLE: dict[str, Outcome] = {
     # A malformed token, or a payload, package name, size or ttl that `check` did not catch. Which one it is nobody
     # can tell from here, and a good token must not die of a bad message.
     "INVALID_ARGUMENT": Outcome(verdict=Verdict.REJECTED, reason="INVALID_ARGUMENT"),
     # The APNs key or web push key in the Firebase project is bad: neither our access token nor the target is to
-    # blame, and Android targets of the same project go on working.
-    "THIRD_PARTY_AUTH_ERROR": Outcome(verdict=Verdict.REJECTED, reason="THIRD_PARTY_AUTH_ERROR"),
+    # blame, and Android targets of the same project go on working: only this delivery waits for an operator.
+    "THIRD_PARTY_AUTH_ERROR": DOWNSTREAM,
     # The same under its old name.
-    "APNS_AUTH_ERROR": Outcome(verdict=Verdict.REJECTED, reason="THIRD_PARTY_AUTH_ERROR"),
+    "APNS_AUTH_ERROR": DOWNSTREAM,
     # A live token of another project. Not dead: many of these mean a wrong setting.
     "SENDER_ID_MISMATCH": Outcome(verdict=Verdict.REJECTED, reason="SENDER_ID_MISMATCH"),
     # The app was removed, or the token expired after 270 days without a sign of life.
@@ -60,6 +71,10 @@ class _Detail(msgspec.Struct):
     errorCode: Any = None  # noqa: N815 - Google's spelling
     reason: Any = None
     fieldViolations: Any = None  # noqa: N815 - Google's spelling
+    violations: Any = None
+    """Of a QuotaFailure."""
+    metadata: Any = None
+    """Of an ErrorInfo."""
 
 
 class _Error(msgspec.Struct):
@@ -91,6 +106,14 @@ def outcome(status: int, headers: Headers, body: bytes, now: float) -> Outcome:
     reason = code or _word(error.status) or f"http_{status}"
     if status in (401, 403):
         return _credential(status, error, reason)
+    if status == 429:
+        wait = retry_after(headers, now, least=LEAST_WAIT, most=LONGEST_WAIT)
+        return Outcome(
+            verdict=Verdict.THROTTLED,
+            reason=reason,
+            retry_after=QUOTA_WAIT if wait is None else wait,
+            scope=_quota_scope(error),
+        )
     return _by_class(status, headers, reason, now)
 
 
@@ -129,12 +152,27 @@ def _credential(status: int, error: _Error, reason: str) -> Outcome:
     return Outcome(verdict=Verdict.CREDENTIAL, reason=info, scope=Scope.CREDENTIAL, remint=status == 401)
 
 
+def _quota_scope(error: _Error) -> Scope:
+    """Whose quota ran out: the project's, a device's, or nobody says, and only comparison with others can tell.
+
+    Looked for in the names that machines give to subjects, metrics and limits; never in descriptions for people.
+    """
+    named = " ".join(_quota_names(error)).lower()
+    if any(word in named for word in ("device", "registration", "token")):
+        return Scope.TARGET
+    return Scope.APP if "project" in named else Scope.UNNAMED
+
+
+def _quota_names(error: _Error) -> Iterator[str]:
+    for detail in error.details:
+        violations = detail.violations if isinstance(detail.violations, list) else []
+        for named in (*violations, detail.metadata):
+            if isinstance(named, dict):
+                yield from (value for key in QUOTA_KEYS if isinstance(value := named.get(key), str))
+
+
 def _by_class(status: int, headers: Headers, reason: str, now: float) -> Outcome:
     wait = retry_after(headers, now, least=LEAST_WAIT, most=LONGEST_WAIT)
-    if status == 429:
-        # The project's quota or overload; FCM says the same where it is one device's, which only comparison can tell.
-        wait = QUOTA_WAIT if wait is None else wait
-        return Outcome(verdict=Verdict.THROTTLED, reason=reason, retry_after=wait, scope=Scope.APP)
     if status == 408 or status >= 500:
         wait = LEAST_WAIT if wait is None else wait
         return Outcome(verdict=Verdict.UNAVAILABLE, reason=reason, retry_after=wait)

@@ -168,7 +168,7 @@ def _by_class(of: Service, status: int, headers: Headers, reason: str, now: floa
     wait = retry_after(headers, now, least=LEAST_WAIT, most=LONGEST_WAIT)
     if status == 429 or (status == 406 and of is Service.WINDOWS):
         # RFC 8030 leaves open whether it concerns the subscription or the sender (section 8.4).
-        return Outcome(verdict=Verdict.THROTTLED, reason=reason, retry_after=wait, scope=Scope.TARGET)
+        return Outcome(verdict=Verdict.THROTTLED, reason=reason, retry_after=wait, scope=Scope.UNNAMED)
     if status == 408 or status >= 500:
         return Outcome(verdict=Verdict.UNAVAILABLE, reason=reason, retry_after=wait)
     # Other 4xx are our mistakes, and redirects are never followed: a registered host could point anywhere.

@@ -36,7 +36,10 @@ def test_a_notification_by_hand_is_answered_by_the_service(world: World) -> None
 
 
 def test_a_dead_target_is_told_and_remembered(world: World) -> None:
-    """The second send does not touch the wire: the service has seen the target once."""
+    """The second send does not touch the wire: the service has seen the target once. Believed is a service that has
+    accepted something before."""
+    alive = ("--app", "shop", "--provider", "stub", "--token", "device-2", "--title", "Hello", "--wait")
+    carillon("send", *alive, "--url", world.url)
     arguments = ("--app", "shop", "--provider", "stub", "--token", "unreg-1", "--title", "Hello", "--wait")
     for _ in range(2):
         (answer,) = carillon("send", *arguments, "--url", world.url, status=1)[-1:]

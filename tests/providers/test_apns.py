@@ -595,7 +595,18 @@ def test_throttling_says_who_has_to_wait() -> None:
     assert answer(429, reason("TooManyRequests")) == Outcome(Verdict.THROTTLED, "TooManyRequests", scope=Scope.TARGET)
     updates = answer(429, reason("TooManyProviderTokenUpdates"))
     assert (updates.verdict, updates.scope, updates.retry_after) == (Verdict.THROTTLED, Scope.CREDENTIAL, 60.0)
-    assert answer(429).scope is Scope.TARGET
+    assert answer(429).scope is Scope.UNNAMED
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [(429, "TooManyRequests"), (429, "NewWord"), (503, "ServiceUnavailable"), (500, "")]
+)
+@pytest.mark.parametrize("value", [b"7", b"Fri, 15 Jan 2027 08:00:07 GMT"])
+def test_a_wait_that_is_asked_for_is_told(status: int, word: str, value: bytes) -> None:
+    plan = provider.compile(Message(title="t"), Terms(), SETTINGS, "https://x")
+    headers = ((b"date", b"Fri, 15 Jan 2027 08:00:00 GMT"), (b"retry-after", value))
+    assert plan.outcome(status, headers, reason(word), NOW).retry_after == 7.0
+    assert plan.outcome(410, headers, reason("Unregistered"), NOW).retry_after is None
 
 
 def test_an_idle_connection_never_looked() -> None:

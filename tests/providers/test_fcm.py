@@ -454,6 +454,17 @@ INFO = {
     "reason": "ACCESS_TOKEN_EXPIRED",
     "domain": "googleapis.com",
 }
+
+
+def quota(**violation: Any) -> dict[str, Any]:
+    return {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]}
+
+
+def limits(**metadata: str) -> dict[str, Any]:
+    reason = {"reason": "RATE_LIMIT_EXCEEDED", "domain": "googleapis.com", "metadata": metadata}
+    return {"@type": "type.googleapis.com/google.rpc.ErrorInfo", **reason}
+
+
 QUOTA = {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": []}
 
 ROWS = [
@@ -470,13 +481,13 @@ ROWS = [
         3,
         401,
         error(401, "UNAUTHENTICATED", fcm("THIRD_PARTY_AUTH_ERROR")),
-        Outcome(Verdict.REJECTED, "THIRD_PARTY_AUTH_ERROR"),
+        response.DOWNSTREAM,
     ),
     (
         3,
         401,
         error(401, "UNAUTHENTICATED", fcm("APNS_AUTH_ERROR")),
-        Outcome(Verdict.REJECTED, "THIRD_PARTY_AUTH_ERROR"),
+        response.DOWNSTREAM,
     ),
     (
         4,
@@ -504,9 +515,9 @@ ROWS = [
         9,
         429,
         error(429, "RESOURCE_EXHAUSTED", QUOTA, fcm("QUOTA_EXCEEDED")),
-        Outcome(Verdict.THROTTLED, "QUOTA_EXCEEDED", retry_after=60.0, scope=Scope.APP),
+        Outcome(Verdict.THROTTLED, "QUOTA_EXCEEDED", retry_after=60.0, scope=Scope.UNNAMED),
     ),
-    (9, 429, b"", Outcome(Verdict.THROTTLED, "http_429", retry_after=60.0, scope=Scope.APP)),
+    (9, 429, b"", Outcome(Verdict.THROTTLED, "http_429", retry_after=60.0, scope=Scope.UNNAMED)),
     (10, 500, error(500, "INTERNAL", fcm("INTERNAL")), Outcome(Verdict.UNAVAILABLE, "INTERNAL", retry_after=10.0)),
     (
         11,
@@ -548,6 +559,28 @@ def test_every_row_of_the_table_is_tested() -> None:
 def test_retry_after(plan: Plan, status: int, default: float, value: bytes, wait: float | None) -> None:
     """Both forms, clamped to 10 s and an hour; without a readable one, what the documentation asks for."""
     assert plan.outcome(status, ((b"retry-after", value),), b"", NOW).retry_after == (default if wait is None else wait)
+
+
+@pytest.mark.parametrize(
+    ("details", "scope"),
+    [
+        ([quota(subject="project:shop-1")], Scope.APP),
+        ([quota(quotaId="SendRequestsPerMinutePerProject")], Scope.APP),
+        ([limits(quota_limit="defaultPerMinutePerProject", consumer="projects/1")], Scope.APP),
+        ([quota(subject="device:abc")], Scope.TARGET),
+        ([quota(quotaMetric="fcm.googleapis.com/registration_sends")], Scope.TARGET),
+        ([limits(quota_metric="fcm.googleapis.com/device_messages")], Scope.TARGET),
+        ([quota(subject="project:1"), quota(subject="device:abc")], Scope.TARGET),
+        ([quota(description="the device of this project")], Scope.UNNAMED),
+        ([limits(consumer="projects/1")], Scope.UNNAMED),
+        ([quota(subject=5), {"@type": "x", "violations": [7], "metadata": "device"}], Scope.UNNAMED),
+        ([], Scope.UNNAMED),
+    ],
+)
+def test_whose_quota_ran_out(plan: Plan, details: list[dict[str, Any]], scope: Scope) -> None:
+    """What is named for machines decides; one device among violations means that the others are not concerned."""
+    body = error(429, "RESOURCE_EXHAUSTED", fcm("QUOTA_EXCEEDED"), *details)
+    assert plan.outcome(429, (), body, NOW).scope is scope
 
 
 def test_an_accepted_message_has_an_id(plan: Plan) -> None:

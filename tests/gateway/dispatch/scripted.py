@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.dispatch.breaker import Breaker
+from gateway.dispatch.budget import Budget
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.governor import Governor
 from gateway.dispatch.quarantine import Quarantine
@@ -29,6 +30,7 @@ from providers.base import (
     Recipient,
     Rendered,
     Rows,
+    Scope,
     Targets,
     Terms,
     Verdict,
@@ -112,7 +114,7 @@ class ScriptedProvider:
         self.poison: set[str] = set()
         """Titles of messages that cannot be compiled."""
         self.credentials: list[ScriptedCredential] = []
-        self.farewells = {b"certificate": Outcome(Verdict.CREDENTIAL, "BadCertificate")}
+        self.farewells = {b"certificate": Outcome(Verdict.CREDENTIAL, "BadCertificate", scope=Scope.CREDENTIAL)}
 
     def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
         raise NotImplementedError
@@ -217,25 +219,37 @@ def flight(plan: ScriptedPlan | None = None, of: Lease | None = None, **more: An
 class Bench:
     """A sender between a test that is its pool and a test that is its dispatcher."""
 
-    def __init__(self, *, rate: float | None = None, limits: Limits = Limits(), max_dead_share: float = 0.5) -> None:
+    def __init__(
+        self,
+        *,
+        rate: float | None = None,
+        limits: Limits = Limits(),
+        max_dead_share: float = 0.5,
+        retry_share: float = 0.2,
+        retry_floor: float = 10.0,
+    ) -> None:
+        now, jitter = asyncio.get_running_loop().time(), random.Random(1)
         self.provider = ScriptedProvider()
         self.plan = self.provider.plan
         self.credential = ScriptedCredential()
         self.pool = ScriptedPool()
         self.finished: list[Flight] = []
         self.failed: list[tuple[Flight, Exception]] = []
+        self.held: list[Scope] = []
         self.sender = Sender(
             ROUTE,
             self.provider,
             ORIGIN,
             self.credential,
-            governor=Governor(rate, asyncio.get_running_loop().time()),
+            governor=Governor(rate, now, jitter),
             breaker=Breaker(max_dead_share),
+            budget=Budget(retry_share, retry_floor, now),
             limits=limits,
             metrics=Silent(),  # type: ignore[arg-type]
             finished=self._finished,
             failed=self._failed,
-            jitter=random.Random(1),
+            held=lambda sender, scope: self.held.append(scope),
+            jitter=jitter,
             clock=asyncio.get_running_loop().time,
         )
         self.sender.pool = self.pool  # type: ignore[assignment]

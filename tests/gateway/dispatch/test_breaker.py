@@ -39,6 +39,13 @@ def probed(breaker: Breaker, now: float) -> None:
     assert breaker.allowance(now, 1) == 0, "one is enough"
 
 
+def proven() -> Breaker:
+    """Of a route that has had something accepted."""
+    breaker = Breaker(0.5)
+    breaker.accepted(1, -3600.0)
+    return breaker
+
+
 def test_single_failures_are_the_deliveries_own(breaker: Breaker) -> None:
     for _ in range(rules.FAILURES_TO_HOLD - 1):
         breaker.answered(UNAVAILABLE, 0.0)
@@ -48,7 +55,8 @@ def test_single_failures_are_the_deliveries_own(breaker: Breaker) -> None:
 
 
 @pytest.mark.parametrize("between", [REJECTED, DEVICE, DEAD])
-def test_an_answer_about_a_delivery_shows_that_the_service_works(breaker: Breaker, between: Outcome) -> None:
+def test_an_answer_about_a_delivery_shows_that_the_service_works(between: Outcome) -> None:
+    breaker = proven()
     for _ in range(10 * rules.FAILURES_TO_HOLD):
         breaker.answered(UNAVAILABLE, 0.0)
         breaker.answered(between, 0.0)
@@ -157,6 +165,101 @@ def test_being_throttled_again_and_again_doubles_the_wait(breaker: Breaker) -> N
     assert breaker.hold(1.0) == 2.0
 
 
+NOBODY = Outcome(verdict=Verdict.THROTTLED, reason="too many", scope=Scope.UNNAMED, retry_after=60.0)
+
+
+def test_being_throttled_without_a_name_is_the_targets_while_others_pass(breaker: Breaker) -> None:
+    for _ in range(10):
+        for _ in range(rules.THROTTLED_TO_HOLD - 1):
+            assert not breaker.answered(NOBODY, 0.0)
+        breaker.accepted(1, 0.0)
+    assert breaker.cause is None
+
+
+@pytest.mark.parametrize("between", [None, DEVICE])
+def test_when_everybody_is_throttled_it_is_the_routes(breaker: Breaker, between: Outcome | None) -> None:
+    for _ in range(rules.THROTTLED_TO_HOLD - 1):
+        breaker.answered(NOBODY, 0.0)
+    if between is not None:
+        assert not breaker.answered(between, 0.0), "which names its target"
+    assert breaker.answered(NOBODY, 0.0)
+    assert (breaker.cause, breaker.hold(0.0)) == (Cause.THROTTLED, 60.0)
+
+
+def test_a_probe_that_is_throttled_holds_again(breaker: Breaker) -> None:
+    breaker.answered(QUOTA, 0.0)
+    probed(breaker, 30.0)
+    assert breaker.answered(NOBODY, 30.0)
+    assert breaker.hold(30.0) == 60.0
+
+
+def test_a_credential_that_is_wrong_for_one_target_stops_nobody(breaker: Breaker) -> None:
+    breaker.answered(Outcome(verdict=Verdict.CREDENTIAL, scope=Scope.TARGET, retry_after=300.0), 0.0)
+    assert breaker.cause is None
+
+
+class TestSharing:
+    """Routes that share what is in trouble hold together, and probe each for itself."""
+
+    def test_a_hold_is_joined_for_as_long_as_it_lasts(self, breaker: Breaker) -> None:
+        other = Breaker(0.5)
+        other.answered(REFUSED, 0.0)
+        assert breaker.join(other, 10.0)
+        assert (breaker.cause, breaker.reason, breaker.hold(10.0)) == (Cause.CREDENTIAL, "bad key", 50.0)
+        probed(breaker, 60.0)
+        breaker.accepted(1, 60.0)
+        assert (breaker.cause, other.cause) == (None, Cause.CREDENTIAL)
+
+    def test_a_credential_that_is_minted_anew_is_no_trouble_of_others(self, breaker: Breaker) -> None:
+        """They have minted their own."""
+        other = Breaker(0.5)
+        other.answered(EXPIRED, 0.0)
+        assert not breaker.join(other, 0.0)
+        assert breaker.cause is None
+
+    def test_a_graver_hold_is_not_replaced(self, breaker: Breaker) -> None:
+        other = Breaker(0.5)
+        other.answered(QUOTA, 0.0)
+        breaker.answered(REFUSED, 0.0)
+        assert not breaker.join(other, 0.0)
+        assert (breaker.cause, breaker.hold(0.0)) == (Cause.CREDENTIAL, rules.CREDENTIAL_HOLD)
+
+
+class TestTrust:
+    """Whether tokens may be invalidated by what a route says."""
+
+    def test_it_begins_with_the_first_acceptance(self, breaker: Breaker) -> None:
+        for outcome in (DEAD, REJECTED, DEVICE, UNAVAILABLE):
+            breaker.answered(outcome, 0.0)
+            assert not breaker.trusted
+        breaker.accepted(1, 0.0)
+        assert breaker.trusted
+
+    def test_it_ends_with_a_credential_that_is_refused(self) -> None:
+        """Whoever replaces it may take another environment's."""
+        breaker = proven()
+        breaker.answered(REFUSED, 0.0)
+        assert not breaker.trusted
+
+    def test_it_outlives_a_credential_that_is_minted_anew(self) -> None:
+        breaker = proven()
+        breaker.answered(EXPIRED, 0.0)
+        assert breaker.trusted
+
+    def test_there_is_none_under_suspicion(self) -> None:
+        breaker = proven()
+        for _ in range(rules.GUARD_ANSWERS):
+            breaker.answered(DEAD, 0.0)
+        assert breaker.suspicious
+        assert not breaker.trusted
+
+    def test_a_route_of_which_nothing_was_ever_accepted_is_stopped_soon(self, breaker: Breaker) -> None:
+        for _ in range(rules.UNPROVEN_ANSWERS - 1):
+            assert not breaker.answered(DEAD, 0.0)
+        assert breaker.answered(DEAD, 0.0)
+        assert breaker.suspicious
+
+
 @pytest.mark.parametrize("scope", [Scope.APP, Scope.CREDENTIAL, Scope.ORIGIN])
 def test_only_a_throttled_target_waits_alone(breaker: Breaker, scope: Scope) -> None:
     breaker.answered(DEVICE, 0.0)
@@ -235,7 +338,8 @@ class TestGuard:
         assert breaker.suspicious
         return breaker
 
-    def test_few_answers_prove_nothing(self, breaker: Breaker) -> None:
+    def test_few_answers_prove_nothing(self) -> None:
+        breaker = proven()
         for _ in range(rules.GUARD_ANSWERS - 1):
             breaker.answered(DEAD, 0.0)
         assert not breaker.suspicious
@@ -246,7 +350,8 @@ class TestGuard:
             breaker.answered(DEAD, 0.0)
         assert not breaker.suspicious
 
-    def test_what_was_long_ago_does_not_count(self, breaker: Breaker) -> None:
+    def test_what_was_long_ago_does_not_count(self) -> None:
+        breaker = proven()
         for minute in range(10):
             for _ in range(rules.GUARD_ANSWERS - 1):
                 breaker.answered(DEAD, 61.0 * minute)
@@ -295,7 +400,7 @@ class TestGuard:
         assert suspicious.cause is None
 
 
-OUTCOMES = [UNAVAILABLE, UNKNOWN, REJECTED, DEAD, REFUSED, EXPIRED, QUOTA, SLOW_DOWN, DEVICE]
+OUTCOMES = [UNAVAILABLE, UNKNOWN, REJECTED, DEAD, REFUSED, EXPIRED, QUOTA, SLOW_DOWN, DEVICE, NOBODY]
 
 
 def breaker_grew(breaker: Breaker, before: Cause | None) -> bool:

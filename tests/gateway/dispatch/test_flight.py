@@ -50,11 +50,21 @@ def test_a_retry_comes_back_when_it_is_due_and_not_before() -> None:
     batch.put_off(2, 10.0)
     batch.put_off(0, 5.0)
     assert batch.due == 5.0
-    assert not batch.bring_back(4.9)
-    assert batch.bring_back(5.0)
+    assert not batch.bring_back(4.9, 9)
+    assert batch.bring_back(5.0, 9)
     assert list(batch.next(3)) == [0]
-    assert batch.bring_back(99.0)
+    assert batch.bring_back(99.0, 9)
     assert list(batch.next(3)) == [2]
+
+
+def test_of_what_is_due_no_more_comes_back_than_may() -> None:
+    """The first ones first; the rest goes on waiting."""
+    batch = flight(count=3)
+    for index in batch.next(3):
+        batch.put_off(index, 5.0 - index)
+    assert batch.bring_back(9.0, 0) == 0
+    assert batch.bring_back(9.0, 2) == 2
+    assert (list(batch.next(3)), batch.held_back(9.0), batch.waiting) == ([2, 1], 1, 1)
 
 
 def test_it_is_idle_when_all_that_is_left_waits() -> None:
@@ -65,7 +75,7 @@ def test_it_is_idle_when_all_that_is_left_waits() -> None:
     batch.finish(1, State.ACCEPTED, 1, "")
     batch.finish(2, State.ACCEPTED, 1, "")
     assert batch.idle
-    batch.bring_back(5.0)
+    batch.bring_back(5.0, 9)
     assert not batch.idle
 
 
@@ -107,7 +117,7 @@ def test_after_it_is_let_go_nothing_of_it_is_ready() -> None:
     batch.put_off(1, 5.0)
     batch.detach()
     assert not batch.ready
-    assert not batch.bring_back(9.0)
+    assert not batch.bring_back(9.0, 9)
 
 
 def test_an_age_fits_its_column_whatever_the_clocks_say() -> None:
@@ -164,12 +174,14 @@ class Life(RuleBasedStateMachine):
         self.flight.finish(index, state, 1, "")
         self.move(index, "wire", "done")
 
-    @rule(seconds=st.integers(0, 3))
-    def bring_back(self, seconds: int) -> None:
+    @rule(seconds=st.integers(0, 3), most=st.integers(0, 9))
+    def bring_back(self, seconds: int, most: int) -> None:
         self.now += seconds
         due = [index for index in self.places["waiting"] if self.due[index] <= self.now]
-        assert self.flight.bring_back(self.now) == bool(due)
-        for index in due:
+        due = sorted(due, key=lambda index: (self.due[index], index))
+        assert self.flight.bring_back(self.now, most) == min(most, len(due))
+        assert self.flight.held_back(self.now) == max(0, len(due) - most)
+        for index in due[:most]:
             self.move(index, "waiting", "ready")
 
     @rule()
@@ -194,7 +206,7 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Everything can still be sent, once."""
         seen: list[int] = []
-        self.flight.bring_back(self.now + 10)
+        self.flight.bring_back(self.now + 10, 99)
         while self.flight.ready:
             seen += self.flight.next(3)
         assert sorted(seen) == sorted(self.places["ready"] + self.places["waiting"])

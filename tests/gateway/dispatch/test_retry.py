@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dispatch.retry import Decision, History, Limits, decide, delay
+from gateway.dispatch.retry import TRIES_IN_DOUBT, Decision, History, Limits, decide, delay
 from gateway.model import State
-from providers.base import Outcome, Verdict
+from providers.base import Outcome, Scope, Verdict
 
 NOW = 1_800_000_000.0
 LIMITS = Limits(max_attempts=3, backoff_floor=1.0, backoff_ceiling=60.0)
@@ -31,65 +32,87 @@ def judged(
     resend: bool = True,
     expires_in: float | None = None,
     retry_after: float | None = None,
+    scope: Scope = Scope.APP,
+    trusted: bool = True,
 ) -> Decision:
     expires_at = None if expires_in is None else NOW + expires_in
-    history = History(attempts, unanswered, resend, expires_at)
-    return decide(Outcome(verdict=verdict, retry_after=retry_after), history, NOW, LIMITS, Shortest())
+    history = History(attempts, unanswered, resend, expires_at, trusted)
+    outcome = Outcome(verdict=verdict, retry_after=retry_after, scope=scope)
+    return decide(outcome, history, NOW, LIMITS, Shortest())
 
 
-@pytest.mark.parametrize(
-    ("verdict", "state"),
-    [
-        (Verdict.ACCEPTED, State.ACCEPTED),
-        (Verdict.REJECTED, State.REJECTED),
-        (Verdict.UNREGISTERED, State.INVALID_TOKEN),
-    ],
-)
-@pytest.mark.parametrize("attempts", [1, 3, 99])
-@pytest.mark.parametrize("expires_in", [None, -1.0])
-def test_a_verdict_is_final_however_late_it_comes(
-    verdict: Verdict, state: State, attempts: int, expires_in: float | None
-) -> None:
-    assert judged(verdict, attempts=attempts, expires_in=expires_in).state is state
+def again(seconds: float) -> Decision:
+    """Another try after so many seconds, at the jitter's lower bound."""
+    return Decision(State.PENDING, NOW + seconds)
 
 
-@pytest.mark.parametrize("verdict", [Verdict.UNSENT, Verdict.CREDENTIAL])
-@pytest.mark.parametrize("attempts", [1, 3, 99])
-def test_what_was_not_processed_goes_again_uncounted(verdict: Verdict, attempts: int) -> None:
-    assert judged(verdict, attempts=attempts) == Decision(State.PENDING, NOW, counted=False)
+AT_ONCE = Decision(State.PENDING, NOW, counted=False)
+TABLE = [
+    # what the service said                    what matters of the past               what follows
+    # -- a verdict is final, however late it comes
+    (Verdict.ACCEPTED, {}, Decision(State.ACCEPTED)),
+    (Verdict.ACCEPTED, {"attempts": 99, "expires_in": -1}, Decision(State.ACCEPTED)),
+    (Verdict.REJECTED, {}, Decision(State.REJECTED)),
+    (Verdict.REJECTED, {"attempts": 99, "expires_in": -1}, Decision(State.REJECTED)),
+    (Verdict.UNREGISTERED, {}, Decision(State.INVALID_TOKEN)),
+    (Verdict.UNREGISTERED, {"attempts": 99, "expires_in": -1}, Decision(State.INVALID_TOKEN)),
+    # -- but a route that has proved nothing is asked again, and its word kills no target
+    (Verdict.UNREGISTERED, {"trusted": False}, again(0.5)),
+    (Verdict.UNREGISTERED, {"trusted": False, "attempts": TRIES_IN_DOUBT - 1}, again(1.0)),
+    (Verdict.UNREGISTERED, {"trusted": False, "attempts": TRIES_IN_DOUBT}, Decision(State.REJECTED)),
+    (Verdict.UNREGISTERED, {"trusted": False, "expires_in": 0.5}, Decision(State.REJECTED)),
+    (Verdict.UNREGISTERED, {"trusted": False, "expires_in": 0.6}, again(0.5)),
+    # -- what was not processed goes again uncounted, as soon as its route may send
+    (Verdict.UNSENT, {}, AT_ONCE),
+    (Verdict.UNSENT, {"attempts": 99}, AT_ONCE),
+    (Verdict.UNSENT, {"unanswered": 1, "resend": False}, AT_ONCE),
+    (Verdict.CREDENTIAL, {}, AT_ONCE),
+    (Verdict.CREDENTIAL, {"attempts": 99}, AT_ONCE),
+    (Verdict.CREDENTIAL, {"scope": Scope.ORIGIN, "attempts": 99}, AT_ONCE),
+    # -- unless the credential is wrong for this target alone, which then waits alone
+    (
+        Verdict.CREDENTIAL,
+        {"scope": Scope.TARGET, "retry_after": 300, "attempts": 99},
+        again(300)._replace(counted=False),
+    ),
+    (Verdict.CREDENTIAL, {"scope": Scope.TARGET}, again(0.5)._replace(counted=False)),
+    # -- what may succeed later is tried again: as asked, or with back-off
+    (Verdict.THROTTLED, {}, again(0.5)),
+    (Verdict.THROTTLED, {"attempts": 2}, again(1.0)),
+    (Verdict.THROTTLED, {"retry_after": 30}, again(30)),
+    (Verdict.THROTTLED, {"retry_after": 30, "scope": Scope.TARGET}, again(30)),
+    (Verdict.THROTTLED, {"retry_after": 0.1}, again(0.5)),
+    (Verdict.UNAVAILABLE, {}, again(0.5)),
+    (Verdict.UNAVAILABLE, {"attempts": 2}, again(1.0)),
+    (Verdict.UNAVAILABLE, {"retry_after": 30}, again(30)),
+    (Verdict.UNAVAILABLE, {"resend": False}, again(0.5)),
+    # -- what may have been sent is sent again, or reported, as the job or its class says
+    (Verdict.UNKNOWN, {"unanswered": 1}, again(0.5)),
+    (Verdict.UNKNOWN, {"unanswered": 1, "resend": False}, Decision(State.UNKNOWN)),
+    (Verdict.UNKNOWN, {"unanswered": 1, "resend": False, "attempts": 3}, Decision(State.UNKNOWN)),
+    # -- the last attempt ends it; nobody knows of one that may have arrived
+    (Verdict.THROTTLED, {"attempts": 3}, Decision(State.DEAD_LETTERED)),
+    (Verdict.UNAVAILABLE, {"attempts": 3}, Decision(State.DEAD_LETTERED)),
+    (Verdict.UNAVAILABLE, {"attempts": 3, "unanswered": 1}, Decision(State.UNKNOWN)),
+    (Verdict.UNKNOWN, {"attempts": 3, "unanswered": 3}, Decision(State.UNKNOWN)),
+    # -- nothing waits past its expiry
+    (Verdict.THROTTLED, {"retry_after": 30, "expires_in": 30}, Decision(State.EXPIRED)),
+    (Verdict.THROTTLED, {"retry_after": 30, "expires_in": 30.1}, again(30)),
+    (Verdict.UNAVAILABLE, {"expires_in": 0.5}, Decision(State.EXPIRED)),
+    (Verdict.UNAVAILABLE, {"expires_in": 0.6}, again(0.5)),
+    (Verdict.UNAVAILABLE, {"expires_in": 0.5, "unanswered": 2}, Decision(State.UNKNOWN)),
+    (Verdict.UNKNOWN, {"expires_in": 0.5, "unanswered": 1}, Decision(State.UNKNOWN)),
+]
 
 
-RETRIED = [Verdict.THROTTLED, Verdict.UNAVAILABLE, Verdict.UNKNOWN]
+@pytest.mark.parametrize(("verdict", "past", "decision"), TABLE)
+def test_what_follows(verdict: Verdict, past: dict[str, Any], decision: Decision) -> None:
+    """The table is the rule. The budget is asked later, when a try is due, and of all deliveries at once."""
+    assert judged(verdict, **past) == decision
 
 
-@pytest.mark.parametrize("verdict", RETRIED)
-@pytest.mark.parametrize(("attempts", "least"), [(1, 0.5), (2, 1.0)])
-def test_what_may_succeed_later_is_tried_again(verdict: Verdict, attempts: int, least: float) -> None:
-    assert judged(verdict, attempts=attempts) == Decision(State.PENDING, NOW + least)
-
-
-@pytest.mark.parametrize("verdict", RETRIED)
-@pytest.mark.parametrize(("unanswered", "state"), [(0, State.DEAD_LETTERED), (1, State.UNKNOWN)])
-def test_the_last_attempt_ends_it(verdict: Verdict, unanswered: int, state: State) -> None:
-    """One that may have reached the device is not called dead-lettered: nobody knows."""
-    assert judged(verdict, attempts=3, unanswered=unanswered).state is state
-
-
-@pytest.mark.parametrize("verdict", RETRIED)
-@pytest.mark.parametrize(("unanswered", "state"), [(0, State.EXPIRED), (2, State.UNKNOWN)])
-def test_nothing_waits_past_its_expiry(verdict: Verdict, unanswered: int, state: State) -> None:
-    assert judged(verdict, unanswered=unanswered, expires_in=0.5).state is state
-    assert judged(verdict, unanswered=unanswered, expires_in=0.6).state is State.PENDING
-
-
-@pytest.mark.parametrize("attempts", [1, 3])
-def test_an_unknown_one_is_reported_where_the_job_says_so(attempts: int) -> None:
-    assert judged(Verdict.UNKNOWN, attempts=attempts, unanswered=1, resend=False).state is State.UNKNOWN
-
-
-@pytest.mark.parametrize("verdict", [Verdict.THROTTLED, Verdict.UNAVAILABLE])
-def test_on_unknown_says_nothing_about_answers(verdict: Verdict) -> None:
-    assert judged(verdict, resend=False).state is State.PENDING
+def test_the_table_knows_every_verdict() -> None:
+    assert {verdict for verdict, _, _ in TABLE} == set(Verdict)
 
 
 delays = st.floats(0.01, 3600)

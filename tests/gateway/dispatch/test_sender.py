@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import random
 from collections import deque
 
@@ -11,7 +12,7 @@ import pytest
 
 from gateway.dispatch import breaker as breaker_rules
 from gateway.dispatch.breaker import Cause
-from gateway.dispatch.retry import Limits
+from gateway.dispatch.retry import TRIES_IN_DOUBT, Limits
 from gateway.dispatch.sender import DEFER_AFTER
 from gateway.http2.connection import Requests
 from gateway.http2.protocol import Answer, Results
@@ -24,6 +25,7 @@ from tests.gateway.virtual import EPOCH
 REJECTED = Outcome(verdict=Verdict.REJECTED, reason="no")
 LOOPS = ("virtual",)
 
+REFUSED_ALONE = Outcome(verdict=Verdict.THROTTLED, reason="device", scope=Scope.TARGET, retry_after=4.0)
 THROTTLED = Outcome(verdict=Verdict.THROTTLED, reason="slow", retry_after=5.0)
 UNAVAILABLE = Outcome(verdict=Verdict.UNAVAILABLE, reason="down")
 EXPIRED_CREDENTIAL = Outcome(verdict=Verdict.CREDENTIAL, reason="old", remint=True, scope=Scope.CREDENTIAL)
@@ -286,6 +288,16 @@ class TestAnswers:
 
 
 class TestDeadTargets:
+    """Of a route that has had something accepted."""
+
+    @pytest.fixture
+    async def bench(self) -> Bench:
+        bench = Bench()
+        bench.add(1)
+        bench.accept(bench.taken())
+        bench.finished.clear()
+        return bench
+
     async def test_they_are_told_with_the_time_of_their_death(self, bench: Bench) -> None:
         batch = bench.add(2)
         bench.answer(bench.taken(), dead(START - 60))
@@ -305,25 +317,202 @@ class TestDeadTargets:
         assert [target.key for target in batch.dead] == [b"key of t1", b"key of t2"]
 
     async def test_a_sudden_share_of_them_invalidates_nothing(self, bench: Bench) -> None:
-        """Of no batch that is still open, neither of the answers that raised the suspicion nor of later ones."""
+        """Of no batch that is still open: later answers leave their deliveries waiting for an operator."""
         batches = [bench.add(300, of=lease(300, job())) for _ in range(3)]
         requests = [bench.taken(1000) for _ in range(6)]
         for slice_ in requests:
             bench.answer(slice_, dead(START))
         assert bench.sender.breaker.suspicious
-        assert all(words(batch) == ["invalid_token"] * 300 for batch in batches)
+        assert words(batches[0]) == ["invalid_token"] * 300, "before it could be known"
+        assert words(batches[2]) == ["pending"] * 300
         assert sum(len(batch.dead) for batch in batches[1:]) == 0
         assert not bench.sender.backlog
 
     async def test_nothing_of_a_suspicious_time_is_invalidated_later(self, bench: Bench) -> None:
         batch = bench.add(1000)
         for _ in range(2):
-            bench.answer(bench.taken(1000), dead(START))
+            bench.answer(bench.taken(250), dead(START))
         assert bench.sender.breaker.suspicious
         await asyncio.sleep(breaker_rules.MISCONFIGURED_HOLD)
         bench.accept(bench.taken())
         assert bench.sender.breaker.cause is None
         assert batch.dead == []
+
+
+class TestDoubt:
+    """A route that has never had anything accepted may have a wrong environment, topic or project."""
+
+    async def test_a_dead_target_is_asked_again_and_its_message_rejected_in_the_end(self, bench: Bench) -> None:
+        batch = bench.add(1)
+        for tries in range(TRIES_IN_DOUBT):
+            assert (words(batch), bench.sender.load().waiting) == (["pending"], min(1, tries))
+            await pass_time(bench, 3.0)
+            bench.answer(bench.taken(), dead(START))
+        assert words(batch) == ["rejected"]
+        assert batch.notes[0].reason == "gone, not believed while nothing of its route is accepted"
+        assert batch.dead == []
+
+    async def test_an_acceptance_clears_it(self, bench: Bench) -> None:
+        batch = bench.add(2)
+        bench.answer(bench.taken(1), dead(START))
+        bench.accept(bench.taken(1))
+        await pass_time(bench, 3.0)
+        bench.answer(bench.taken(), dead(START))
+        assert words(batch) == ["invalid_token", "accepted"]
+        assert [target.key for target in batch.dead] == [b"key of t0"]
+
+    async def test_a_wrongly_configured_route_stops_and_kills_no_token(self, bench: Bench) -> None:
+        batch = bench.add(200)
+        bench.answer(bench.taken(100), dead(START))
+        assert bench.sender.breaker.cause is Cause.MISCONFIGURED
+        assert (words(batch), batch.dead) == (["pending"] * 200, [])
+
+
+class TestBudget:
+    """Retries are a share of what is sent for the first time, and a few a second."""
+
+    async def test_a_retry_beyond_it_waits_and_then_goes(self) -> None:
+        bench = Bench(retry_share=0.1, retry_floor=1.0)
+        batch = bench.add(100)
+        requests = bench.taken()
+        bench.answer(requests._replace(tags=requests.tags[:50]), REFUSED_ALONE)
+        bench.accept(requests._replace(tags=requests.tags[50:]))
+        await pass_time(bench, 8.0)
+        retried = len(bench.taken().tags)
+        assert retried == 10 + 1 + 8 - 1, "a tenth of the first ones, and one a second; some of it has faded"
+        assert bench.sender.held_back(asyncio.get_running_loop().time()) == 50 - retried
+        await pass_time(bench, 5.0)
+        assert len(bench.taken().tags) == 5
+        assert words(batch).count("pending") == 50 - retried - 5
+
+    async def test_transactional_retries_go_first(self) -> None:
+        bench = Bench(retry_share=0.0, retry_floor=1.0)
+        campaign = bench.add(10)
+        bench.answer(bench.taken(), REFUSED_ALONE)
+        code = bench.add(1, of=lease(1, job(lane=Lane.TRANSACTIONAL)))
+        bench.answer(bench.taken(), REFUSED_ALONE)
+        await pass_time(bench, 6.0)
+        assert bench.taken().tags == [(code, 0)]
+        assert {flight for flight, _ in bench.taken().tags} == {campaign}
+
+    async def test_what_was_not_processed_costs_nothing(self) -> None:
+        bench = Bench(retry_share=0.0, retry_floor=0.001)
+        bench.add(100)
+        for _ in range(5):
+            bench.refuse(requests := bench.taken())
+            assert len(requests.tags) == 100
+
+    async def test_only_what_is_sent_for_the_first_time_earns_it(self) -> None:
+        bench = Bench(retry_share=0.5, retry_floor=0.001)
+        bench.add(11)
+        bench.answer(bench.taken(), REFUSED_ALONE)
+        await pass_time(bench, 8.0)
+        retries = bench.taken()
+        assert len(retries.tags) == 5
+        bench.answer(retries, REFUSED_ALONE)
+        await pass_time(bench, 30.0)
+        assert bench.take() is None
+
+    async def test_a_batch_of_retries_that_are_held_back_leaves_its_place_to_others(self) -> None:
+        bench = Bench(retry_share=0.0, retry_floor=0.001)
+        batch = bench.add(10)
+        bench.answer(bench.taken(), REFUSED_ALONE)
+        loop = asyncio.get_running_loop()
+        await pass_time(bench, 6.0)
+        assert bench.sender.deferrable(loop.time()) == []
+        await pass_time(bench, 3.0)
+        ((deferred, seconds),) = bench.sender.deferrable(loop.time())
+        assert deferred is batch
+        assert 10 <= seconds <= 20
+
+    async def test_what_is_held_back_expires_in_its_time(self) -> None:
+        bench = Bench(retry_share=0.0, retry_floor=0.001)
+        batch = bench.add(2, of=lease(2, job(expires_in=1020.0)))
+        bench.answer(bench.taken(), REFUSED_ALONE)
+        await pass_time(bench, 19.0)
+        assert bench.take() is None
+        await pass_time(bench, 1.0)
+        assert words(batch) == ["expired"] * 2
+
+
+class TestYielding:
+    """After a hold for the service's sake a route comes back slowly."""
+
+    async def test_a_recovery_is_a_slope(self, bench: Bench) -> None:
+        for _ in range(20):
+            bench.add(1000)
+        bench.accept(bench.taken(1000))
+        bench.answer(bench.taken(20), UNAVAILABLE)
+        await asyncio.sleep(1.0)
+        bench.accept(bench.taken())
+        sent = []
+        for _ in range(30):
+            sent.append(0)
+            for _ in range(10):
+                await asyncio.sleep(0.1)
+                while (requests := bench.take(1000)) is not None:
+                    sent[-1] += len(requests.tags)
+                    bench.accept(requests)
+        assert 90 <= sent[0] <= 270, "some of the 270 a second of before"
+        assert sent == sorted(sent)
+        assert all(20 - 5 <= later - sooner <= 20 + 5 for sooner, later in itertools.pairwise(sent[1:]))
+
+    async def test_throttled_targets_slow_nobody_down(self, bench: Bench) -> None:
+        bench.add(100)
+        bench.answer(bench.taken(), REFUSED_ALONE)
+        assert bench.sender.governor.rate is None
+
+    async def test_a_refused_credential_is_no_reason_to_be_slow(self, bench: Bench) -> None:
+        bench.add(100)
+        bench.answer(bench.taken(20), Outcome(verdict=Verdict.CREDENTIAL, reason="bad key", scope=Scope.CREDENTIAL))
+        assert bench.sender.governor.rate is None
+
+
+class TestSharing:
+    @pytest.mark.parametrize("scope", Scope)
+    async def test_who_shares_what_is_in_trouble_is_told_once(self, bench: Bench, scope: Scope) -> None:
+        bench.add(100)
+        wide = scope in (Scope.APP, Scope.CREDENTIAL)
+        bench.answer(bench.taken(10), Outcome(verdict=Verdict.THROTTLED, reason="slow", scope=scope))
+        assert bench.held == ([scope] if wide else [])
+
+    async def test_it_holds_as_the_other_does_and_slows_down(self, bench: Bench) -> None:
+        bench.add(100)
+        other = Bench()
+        other.add(10)
+        other.answer(other.taken(), Outcome(verdict=Verdict.THROTTLED, scope=Scope.CREDENTIAL, retry_after=60.0))
+        bench.sender.join(other.sender)
+        assert bench.take() is None
+        assert bench.sender.governor.rate is not None
+
+
+class TestCredentials:
+    """What is wrong with a credential is not the delivery's fault: nothing is burned."""
+
+    @pytest.mark.parametrize("scope", Scope)
+    async def test_its_jobs_wait_however_often_it_is_refused(self, scope: Scope) -> None:
+        bench = Bench(limits=Limits(max_attempts=2))
+        batch = bench.add(3)
+        for _ in range(30):
+            bench.answer(bench.taken(), Outcome(verdict=Verdict.CREDENTIAL, reason="bad", scope=scope, retry_after=5.0))
+            assert words(batch) == ["pending"] * 3
+            await pass_time(bench, 70.0)
+        assert all(note.attempts == 1 for note in batch.notes.values())
+
+    async def test_they_expire_in_their_time(self, bench: Bench) -> None:
+        batch = bench.add(3, of=lease(3, job(expires_in=1030.0)))
+        bench.answer(bench.taken(), Outcome(verdict=Verdict.CREDENTIAL, reason="bad", scope=Scope.CREDENTIAL))
+        await pass_time(bench, 30.0)
+        assert words(batch) == ["expired"] * 3
+
+    async def test_one_that_is_wrong_for_a_single_target_keeps_only_that(self, bench: Bench) -> None:
+        batch = bench.add(2)
+        alone = Outcome(verdict=Verdict.CREDENTIAL, reason="bad", scope=Scope.TARGET, retry_after=300.0)
+        bench.answer(bench.taken(1), alone)
+        bench.accept(bench.taken())
+        assert words(batch) == ["pending", "accepted"]
+        await pass_time(bench, 299.0)
+        assert bench.take() is None
 
 
 class TestExpiry:
@@ -446,7 +635,7 @@ class TestHolds:
         assert bench.take() is None
         assert not bench.sender.backlog, "or the pool would open connections for it"
         bench.accept(probe)
-        assert len(bench.taken().tags) == 79
+        assert bench.take() is not None
 
     async def test_the_probe_waits_for_what_was_sent_before_the_hold(self, bench: Bench) -> None:
         bench.add(100)

@@ -21,29 +21,30 @@ def columns(*states: State) -> bytes:
 
 
 def test_an_untouched_batch_is_sent_whole_without_a_list() -> None:
-    assert screening.resume(bytes(1000), {}, True, NOW) == (range(1000), [], [])
+    assert screening.resume(bytes(1000), {}, True) == (range(1000), [], [])
 
 
 def test_what_was_on_the_wire_is_sent_again_if_the_job_says_so() -> None:
     states = columns(State.ACCEPTED, State.SENT, State.PENDING)
-    assert screening.resume(states, {}, True, NOW) == ([1, 2], [1], [])
+    assert screening.resume(states, {}, True) == ([1, 2], [1], [])
 
 
 def test_what_was_on_the_wire_is_unknown_otherwise() -> None:
     states = columns(State.ACCEPTED, State.SENT, State.PENDING)
     unknown = [Ending(1, State.UNKNOWN, screening.DIED_ON_WIRE)]
-    assert screening.resume(states, {}, False, NOW) == ([2], [], unknown)
+    assert screening.resume(states, {}, False) == ([2], [], unknown)
 
 
-def test_a_retry_in_the_future_waits() -> None:
-    notes = {0: Note(attempts=2, retry_at=NOW + 1), 1: Note(attempts=2, retry_at=NOW)}
-    assert screening.resume(bytes(3), notes, True, NOW).send == [1, 2]
+def test_a_retry_is_not_for_the_screening_to_send() -> None:
+    """Whether its time has come or not: it waits for its time and for the retry budget."""
+    notes = {0: Note(attempts=2, retry_at=NOW + 1), 1: Note(attempts=2, retry_at=1.0), 3: Note(retry_at=1.0)}
+    assert screening.resume(columns(*[State.PENDING] * 3, State.SENT), notes, True).send == [2, 3]
 
 
 @given(st.lists(st.sampled_from(list(State)), min_size=1, max_size=50), st.booleans())
 def test_every_open_delivery_is_sent_or_ends_and_no_other(states: list[State], resend: bool) -> None:
     """A verdict that is there stays: such a delivery is neither sent nor ended again."""
-    found = screening.resume(bytes(states), {}, resend, NOW)
+    found = screening.resume(bytes(states), {}, resend)
     ended = [ending.position for ending in found.unknown]
     assert sorted([*found.send, *ended]) == [index for index, state in enumerate(states) if state in OPEN]
     assert set(found.resend) <= set(found.send)
