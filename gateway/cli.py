@@ -110,6 +110,7 @@ def serve(
 def _supervise(
     settings: Settings, config: Path | None, listeners: Sequence[socket.socket], renew: Callable[[], str | None]
 ) -> int:
+    from gateway.observe.cells import SlotTaken
     from gateway.observe.metrics import SUPERVISOR, Metrics
     from gateway.supervisor import Supervisor
 
@@ -120,7 +121,9 @@ def _supervise(
         file = ["--config", str(config)] if config is not None else []
         return [sys.executable, "-m", "gateway", "worker", *file, *numbers]
 
-    with closing(Metrics(settings.data / "metrics", SUPERVISOR)) as metrics, ExitStack() as stack:
+    with _refusing(SlotTaken, OSError):
+        metrics = Metrics(settings.data / "metrics", SUPERVISOR)
+    with closing(metrics), ExitStack() as stack:
         for each in listeners:
             stack.enter_context(each)
         supervisor = Supervisor(

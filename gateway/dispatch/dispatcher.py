@@ -190,8 +190,6 @@ class Dispatcher:
                 log.warning("queue.lease_failed", reason=str(error))
                 await asyncio.sleep(STORE_RETRY)
                 continue
-            if not self._unstored:
-                self._readiness.report("queue", True)
             if not leased:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
@@ -202,6 +200,7 @@ class Dispatcher:
         if room.batches <= 0 or self._stopping() or self._unstored:  # a lease may not run out under what is unstored
             return False
         leases = await self._queue.lease(room, time.time())
+        self._readiness.report("queue", True)
         for lease in leases:
             if self._stopping():  # it began while the queue was asked
                 self._spawn(self._defer(lease, [], 0.0))

@@ -53,6 +53,7 @@ class Cells:
 
         Raises:
             SlotTaken: its holder lives.
+            OSError: there is no room, or it is not ours to write.
         """
         directory.mkdir(parents=True, exist_ok=True)
         self._file = (directory / f"{slot}.values").open(
@@ -73,7 +74,11 @@ class Cells:
     def _map(self) -> None:
         size = (self._used // _PAGE + 1) * mmap.PAGESIZE
         # Blocks are taken now: a store to a hole of a sparse file on a full disk would kill the process (SIGBUS).
-        os.posix_fallocate(self._file.fileno(), 0, size)
+        try:
+            os.posix_fallocate(self._file.fileno(), 0, size)
+        except OSError as error:
+            error.filename = self._file.name
+            raise
         self._memory = mmap.mmap(self._file.fileno(), size)
         self.values = memoryview(self._memory).cast("d")
 

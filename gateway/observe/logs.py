@@ -23,7 +23,8 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from contextlib import suppress
+from typing import Any, BinaryIO, cast
 
 import orjson
 import structlog
@@ -113,12 +114,12 @@ def configure(level: str, form: str, stream: BinaryIO | None = None, **fields: A
         stream: standard error if None.
         fields: in every line, such as `worker=0`.
     """
-    out = stream or sys.stderr.buffer
+    out = _Lossy(stream or sys.stderr.buffer)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*_shared(fields), _renderer(form), _encode],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.BytesLoggerFactory(out),
+        logger_factory=structlog.BytesLoggerFactory(cast(BinaryIO, out)),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(_Text(out))
@@ -137,10 +138,25 @@ def configure(level: str, form: str, stream: BinaryIO | None = None, **fields: A
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
 
 
+class _Lossy:
+    """What a full disk or a closed pipe does not take is lost, and nobody's work fails for it."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+
+    def write(self, line: bytes) -> None:
+        with suppress(OSError):
+            self._out.write(line)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._out.flush()
+
+
 class _Text:
     """What `logging.StreamHandler` needs of a text stream, over the bytes stream that structlog writes to."""
 
-    def __init__(self, out: BinaryIO) -> None:
+    def __init__(self, out: _Lossy) -> None:
         self._out = out
 
     def write(self, text: str) -> None:

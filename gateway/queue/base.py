@@ -174,6 +174,8 @@ class Queue(Protocol):
     async def lease(self, room: Room, now: float) -> list[Lease]:
         """Take batches that are due: by lane first, then the oldest, fairly over the routes that have any.
 
+        After a change that could not be stored, this stores something to find out whether it can be again.
+
         What a holder writes to `progress.states` may be known to the queue at once, so that after the holder's death
         a delivery marked as SENT is not taken for PENDING.
         """

@@ -75,6 +75,11 @@ class Database:
             raise QueueError("the queue is closed")
         return self._writer.submit(operation)
 
+    @property
+    def failing(self) -> bool:
+        """Whether the disk refused what was last to be stored. Only another attempt shows that it is well again."""
+        return self._writer is not None and self._writer.failing
+
     async def read(self, query: Callable[[apsw.Connection], T]) -> T:
         """Run a query in one snapshot of what is committed."""
         if self._reader is None:

@@ -172,9 +172,10 @@ INSERT INTO stored VALUES (1, 0, 0);
 CREATE TABLE machine (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     boot BLOB NOT NULL,
-    starts INTEGER NOT NULL
+    starts INTEGER NOT NULL,
+    probes INTEGER NOT NULL
 ) STRICT;
-INSERT INTO machine VALUES (1, x'', 0);
+INSERT INTO machine VALUES (1, x'', 0, 0);
 """
 
 MIGRATIONS: tuple[str, ...] = (_FIRST,)

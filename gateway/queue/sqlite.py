@@ -232,6 +232,8 @@ class SqliteQueue:
         self, room: Room, limit: int, now: float, db: apsw.Connection
     ) -> tuple[list[Taken], dict[str, Job], int, int]:
         """The operation; runs in the writer's thread."""
+        if self.database.failing:
+            db.execute("UPDATE machine SET probes = probes + 1")  # a lease of nothing would not touch the disk
         clock, deaths = self.time(), Deaths(self._max_crashes, now)
         blamed = leases.release_expired(db, deaths, clock, self.owner, self._trace_of, counted=self._awake())
         leases.ripen(db, clock, now)

@@ -70,6 +70,8 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._closed = False
+        self.failing = False
+        """Whether the last transaction that had something to store was refused by the disk."""
         self._log_pages = 0
         self._cramped_pages = CRAMPED_PAGES
         connection.set_wal_hook(self._note_log)
@@ -116,6 +118,8 @@ class Writer:
         try:
             return self._transaction(group)
         except apsw.Error as error:
+            self.failing = True
+            self._log_pages = CHECKPOINT_PAGES  # copied into the file, the log's room can be used again
             if len(group) == 1:
                 return [_Done(group[0].future, None, sentence(error))]
         return [done for item in group for done in self._commit([item])]
@@ -130,8 +134,10 @@ class Writer:
         try:
             with self._turnstile:
                 execute("BEGIN IMMEDIATE")
+            before = self._connection.total_changes()
             done = [self._savepoint(item) for item in group]
             execute("COMMIT")
+            self.failing = self.failing and self._connection.total_changes() == before
         except BaseException:
             if self._connection.in_transaction:
                 execute("ROLLBACK")

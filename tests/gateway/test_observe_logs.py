@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import errno
 import io
 import json
 import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -127,3 +129,23 @@ def test_the_published_table_is_what_is_logged() -> None:
         level = match[0] if (match := re.match(r"(error|warning|info|debug)\b", line)) else level
         published |= {(level, event) for event in re.findall(r"`([a-z0-9_]+\.[a-z0-9_]+)`", line)}
     assert published == set(logged())
+
+
+def test_a_log_that_cannot_be_written_fails_nobody() -> None:
+    """The disk of the log may be full, or whoever read it gone: the work goes on, and so does the log afterwards."""
+
+    class Full(io.BytesIO):
+        full = True
+
+        def write(self, line: Any) -> int:
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(line)
+
+    out = Full()
+    logs.configure("info", "json", out)
+    structlog.get_logger().info("worker.ready")
+    logging.getLogger("library").warning("something")
+    out.full = False
+    structlog.get_logger().info("worker.stopped")
+    assert b"worker.stopped" in out.getvalue()
