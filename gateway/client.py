@@ -66,6 +66,26 @@ class Client:
             receipts = [json.loads(line) for line in response if line.strip()]
             return Page(receipts, response.headers["Next-Cursor"], "Link" not in response.headers)
 
+    def parked(self, cursor: str | None = None) -> dict[str, Any]:
+        """A page of parked batches, from the start or a cursor."""
+        return self._asked("GET", "/v1/parked" + (f"?after={quote(cursor)}" if cursor else ""))
+
+    def parked_batch(self, batch_id: str) -> dict[str, Any]:
+        """What a parked batch holds, masked."""
+        return self._asked("GET", f"/v1/parked/{quote(batch_id, safe='')}")
+
+    def replay(self, batch_id: str) -> dict[str, Any]:
+        """Have a parked batch sent once more; it as it was."""
+        return self._asked("POST", f"/v1/parked/{quote(batch_id, safe='')}/replay")
+
+    def purge(self, batch_id: str) -> dict[str, Any]:
+        """Dead-letter a parked batch; it as it was."""
+        return self._asked("DELETE", f"/v1/parked/{quote(batch_id, safe='')}")
+
+    def _asked(self, method: str, path: str) -> dict[str, Any]:
+        with self._request(method, path) as response:
+            return _object(response)
+
     def _request(self, method: str, path: str, body: bytes | None = None) -> HTTPResponse:
         headers = {"Content-Type": "application/json"} if body is not None else {}
         request = Request(self._url + path, body, headers, method=method)

@@ -57,6 +57,10 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     finished: Annotated[bool, Meta(description="Whether every delivery has its receipt.")]
     finished_at: float | None
     total: int
+    parked: Annotated[
+        int,
+        Meta(description="Of those pending, how many are in parked batches (see `/v1/parked`) and wait for a person."),
+    ]
     counts: Annotated[dict[str, int], Meta(description="Deliveries by state; `accepted` never means delivered.")]
     rate: Annotated[float | None, Meta(description="Deliveries a second that ended; null before any did.")]
     eta: Annotated[float | None, Meta(description="Seconds until all have ended, at this rate.")]
@@ -73,6 +77,50 @@ class Found(msgspec.Struct, frozen=True):
 
     receipts: Annotated[list[Receipt], Meta(description="Those without a verdict have the state `pending`.")]
     unknown: Annotated[list[str], Meta(description="Ids that are no delivery's, or whose job is forgotten.")]
+
+
+class ParkedReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch that nobody sends any more, because process after process died with it in its hands."""
+
+    id: Annotated[str, Meta(description="That of its first delivery; the id of any other leads to it as well.")]
+    job: str
+    app: str
+    provider: str
+    origin: Annotated[str, Meta(description="Web Push: the push service. Otherwise empty.")]
+    class_: Literal["transactional", "promotional"] = msgspec.field(name="class")
+    size: Annotated[int, Meta(description="Its deliveries, those included that have their receipts.")]
+    crashes: Annotated[int, Meta(description="Processes that died, or fell silent, and this batch is blamed for it.")]
+    parked_at: float
+    reason: str
+
+
+class ParkedPage(msgspec.Struct, frozen=True):
+    """Parked batches, oldest first."""
+
+    parked: list[ParkedReport]
+    cursor: Annotated[str, Meta(description="Pass it as `after` for the next page.")]
+
+
+class ParkedDelivery(msgspec.Struct, frozen=True):
+    """A delivery of a parked batch that has no receipt."""
+
+    id: str
+    recipient: Annotated[str, Meta(description="The caller's id.")]
+    target: Annotated[str, Meta(description="Both ends of its token or endpoint, and the length.")]
+    sent: Annotated[bool, Meta(description="It was on the wire when its process died: it may have reached its device.")]
+
+
+class ParkedContents(msgspec.Struct, frozen=True):
+    """What a parked batch holds. No token, endpoint or text is shown whole."""
+
+    batch: ParkedReport
+    campaign: str
+    created_at: float
+    expires_at: float | None
+    message: Annotated[dict[str, int], Meta(description="Which parts the message has, and their sizes as JSON.")]
+    variables: Annotated[list[str], Meta(description="Names of its placeholders.")]
+    left: Annotated[int, Meta(description="Deliveries without a receipt.")]
+    deliveries: Annotated[list[ParkedDelivery], Meta(description="The first of these.")]
 
 
 class DeadTokens(msgspec.Struct, frozen=True):
@@ -103,6 +151,7 @@ def job_report(status: JobStatus, now: float) -> JobReport:
         finished=status.finished,
         finished_at=status.finished_at,
         total=status.total,
+        parked=status.parked,
         counts=status.counts,
         rate=rate,
         eta=pending / rate if rate else None,

@@ -62,13 +62,13 @@ class Lookup:
         ]
 
     async def _job(self, request: web.Request) -> web.Response:
-        return _json(await self._report(_job_id(request)))
+        return json_response(await self._report(_job_id(request)))
 
     async def _cancel(self, request: web.Request) -> web.Response:
         job_id = _job_id(request)
         if not await self._queue.cancel(job_id, time.time()):
             raise Refused(404, _NO_JOB)
-        return _json(await self._report(job_id), status=202)
+        return json_response(await self._report(job_id), status=202)
 
     async def _report(self, job_id: str) -> JobReport:
         status = await self._receipts.job(job_id)
@@ -77,7 +77,7 @@ class Lookup:
         return job_report(status, time.time())
 
     async def _page(self, request: web.Request) -> web.Response:
-        after, limit = self._cursor(request)
+        after, limit = page_bounds(request, self._limits)
         page = await self._receipts.receipts(_job_id(request), after, limit)
         if page is None:
             raise Refused(404, _NO_JOB)
@@ -99,33 +99,34 @@ class Lookup:
             raise undecoded(error, text, Wanted) from None
         found = await self._receipts.deliveries(wanted)
         receipts = [found[delivery_id] for delivery_id in dict.fromkeys(wanted) if delivery_id in found]
-        return _json(Found(receipts, [delivery_id for delivery_id in wanted if delivery_id not in found]))
+        return json_response(Found(receipts, [delivery_id for delivery_id in wanted if delivery_id not in found]))
 
     async def _delivery(self, request: web.Request) -> web.Response:
         delivery_id = request.match_info["id"]
         receipt = (await self._receipts.deliveries([delivery_id])).get(delivery_id)
         if receipt is None:
             raise Refused(404, _NO_DELIVERY)
-        return _json(receipt)
+        return json_response(receipt)
 
     async def _dead_tokens(self, request: web.Request) -> web.Response:
         app = request.query.get("app")
         if app is None or app not in self._apps:
             missing = "must be given" if app is None else f"is not configured; {suggestion(app, self._apps)}"
             raise Refused(400, f"The query's app {missing}.")
-        after, limit = self._cursor(request)
+        after, limit = page_bounds(request, self._limits)
         dead = await self._receipts.invalid_tokens(app, after, limit)
-        return _json(DeadTokens(dead.tokens, str(dead.cursor)))
+        return json_response(DeadTokens(dead.tokens, str(dead.cursor)))
 
-    def _cursor(self, request: web.Request) -> tuple[int, int]:
-        """The query's `after` and `limit`."""
-        after = request.query.get("after", "0")
-        if not _CURSOR.fullmatch(after):
-            raise Refused(400, "The query's after must be a cursor that a former page gave.")
-        limit = request.query.get("limit", str(self._limits.page))
-        if not _LIMIT.fullmatch(limit) or int(limit) > self._limits.most:
-            raise Refused(400, f"The query's limit must be a number from 1 to {self._limits.most}.")
-        return int(after), int(limit)
+
+def page_bounds(request: web.Request, limits: Limits) -> tuple[int, int]:
+    """The query's `after` and `limit`."""
+    after = request.query.get("after", "0")
+    if not _CURSOR.fullmatch(after):
+        raise Refused(400, "The query's after must be a cursor that a former page gave.")
+    limit = request.query.get("limit", str(limits.page))
+    if not _LIMIT.fullmatch(limit) or int(limit) > limits.most:
+        raise Refused(400, f"The query's limit must be a number from 1 to {limits.most}.")
+    return int(after), int(limit)
 
 
 def _job_id(request: web.Request) -> str:
@@ -135,5 +136,5 @@ def _job_id(request: web.Request) -> str:
     return job_id
 
 
-def _json(document: msgspec.Struct, status: int = 200) -> web.Response:
+def json_response(document: msgspec.Struct, status: int = 200) -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(document), content_type=JSON)

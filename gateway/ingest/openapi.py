@@ -28,6 +28,8 @@ _COMPONENTS = (
     answers.Wanted,
     answers.Found,
     answers.DeadTokens,
+    answers.ParkedPage,
+    answers.ParkedContents,
 )
 
 Node = dict[str, Any]
@@ -85,6 +87,38 @@ def _paths() -> Node:
                 "listDeadTokens", "Targets declared dead, oldest first.", {"200": _answer("DeadTokens")}, 400
             )
             | {"parameters": [_query("app", "Whose.", {"type": "string"}, required=True), *_CURSOR]}
+        },
+        "/v1/parked": {
+            "get": _operation(
+                "listParked",
+                "Batches that nobody sends any more, because process after process died with them, oldest first. They"
+                " stay until they are replayed, purged or cancelled, or their job expires.",
+                {"200": _answer("ParkedPage")},
+                400,
+            )
+            | {"parameters": _CURSOR}
+        },
+        "/v1/parked/{id}": {
+            "parameters": [_PARKED_ID],
+            "get": _operation(
+                "getParked", "What a parked batch holds, masked.", {"200": _answer("ParkedContents")}, 404
+            ),
+            "delete": _operation(
+                "purgeParked",
+                "End a parked batch. What was never sent gets the receipt `dead_lettered`, what may have reached its"
+                " device `unknown`.",
+                {"200": _answer("ParkedReport")},
+                404,
+            ),
+        },
+        "/v1/parked/{id}/replay": {
+            "parameters": [_PARKED_ID],
+            "post": _operation(
+                "replayParked",
+                "Send a parked batch once more, from where it was. One more death parks it again.",
+                {"202": _answer("ParkedReport")},
+                404,
+            ),
         },
         "/openapi.json": {
             "get": {
@@ -179,6 +213,8 @@ def _path(description: str) -> Node:
 def _query(name: str, description: str, schema: Node, *, required: bool = False) -> Node:
     return {"name": name, "in": "query", "required": required, "description": description, "schema": schema}
 
+
+_PARKED_ID = _path("The batch's id, which is that of its first delivery, or that of any other of its deliveries.")
 
 _CURSOR = [
     _query(

@@ -16,6 +16,7 @@ from gateway.ingest.intake import Answer, Apps, Intake, Meter
 from gateway.ingest.limits import KIB, Limits
 from gateway.ingest.lookup import Lookup, Receipts
 from gateway.ingest.media import JSON, NDJSON, content_type
+from gateway.ingest.parking import Parking
 from gateway.ingest.problem import Refused
 from gateway.queue.base import Queue, QueueError
 from providers.base import Provider
@@ -54,6 +55,7 @@ class Ingest:
     ) -> None:
         self._intake = Intake(apps, providers, queue, on_work, meter, limits)
         self._lookup = Lookup(apps, queue, receipts, limits)
+        self._parking = Parking(queue, on_work, limits)
         self._limits = limits
         self.door = Door()
 
@@ -62,6 +64,7 @@ class Ingest:
         return [
             web.post("/v1/jobs", self._submit),
             *self._lookup.routes(),
+            *self._parking.routes(),
             web.get("/openapi.json", _openapi),
         ]
 

@@ -47,6 +47,8 @@ class JobStatus(msgspec.Struct, frozen=True):
     finished: bool
     """Whether every delivery has its receipt and the work is gone."""
     total: int
+    parked: int
+    """Deliveries of parked batches that have no receipt; they are among those pending."""
     counts: dict[str, int]
     """Deliveries by state, each state named; those without a receipt are `pending`."""
     first_finished_at: float | None

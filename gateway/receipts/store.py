@@ -12,7 +12,7 @@ from gateway.queue import uploads
 from gateway.queue.columns import Columns, decode_indexes
 from gateway.queue.database import Database
 from gateway.queue.rows import every, first, only
-from gateway.queue.schema import JobState
+from gateway.queue.schema import BatchState, JobState
 from gateway.queue.sweeping import sweep
 from gateway.receipts.states import PENDING, WORDS, InvalidToken, InvalidTokens, JobStatus, Page, Receipt
 
@@ -184,10 +184,14 @@ def _job_status(db: apsw.Connection, job_id: str) -> JobStatus | None:
         return None
     number, app, lane, created, state, total, finished = row
     counts = dict.fromkeys((PENDING, *(state.word for state in TERMINAL_STATES)), 0)
-    sql = "SELECT r.states FROM batches b JOIN receipts r USING (sequence) WHERE b.job = ?"
-    for (states,) in db.execute(sql, (number,)):
+    parked = only(db, "SELECT coalesce(sum(count), 0) FROM batches WHERE job = ? AND state = 8", (number,))[0]
+    sql = "SELECT r.states, b.state FROM batches b JOIN receipts r USING (sequence) WHERE b.job = ?"
+    for states, batch_state in db.execute(sql, (number,)):
+        ended = 0
         for terminal in TERMINAL_STATES:
-            counts[WORDS[terminal]] += states.count(terminal)
+            counts[WORDS[terminal]] += (found := states.count(terminal))
+            ended += found
+        parked -= ended if batch_state == BatchState.PARKED else 0
     counts[PENDING] = total - sum(counts.values())
     (first_finished,) = only(db, "SELECT min(finished) FROM batches WHERE job = ?", (number,))
     return JobStatus(
@@ -198,6 +202,7 @@ def _job_status(db: apsw.Connection, job_id: str) -> JobStatus | None:
         cancelled=state == JobState.CANCELLED,
         finished=finished is not None,
         total=total,
+        parked=parked,
         counts=counts,
         first_finished_at=first_finished,
         finished_at=finished,

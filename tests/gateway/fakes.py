@@ -272,6 +272,7 @@ class MemoryReceipts:
             cancelled=stored.cancelled,
             finished=finished,
             total=stored.count,
+            parked=0,
             counts={word: states[word] for word in dict.fromkeys(WORDS)},
             first_finished_at=min(ends, default=None),
             finished_at=max(ends) if finished and ends else None,

@@ -32,6 +32,8 @@ class FakeGateway:
         self.jobs: list[dict[str, Any]] = []
         self.pages: list[list[dict[str, Any]]] = []
         self.finished = True
+        self.parked: list[dict[str, Any]] = []
+        self.decided: list[tuple[str, str]] = []
         self.problem: dict[str, Any] | None = None
         self.url = ""
 
@@ -53,11 +55,30 @@ class FakeGateway:
         body = "".join(json.dumps(receipt) + "\n" for receipt in page)
         return web.Response(text=body, content_type="application/x-ndjson", headers=headers)
 
+    async def parked_page(self, request: web.Request) -> web.Response:
+        at = int(request.query.get("after", "0"))
+        page = self.parked[at : at + 1]
+        return web.json_response({"parked": [each["batch"] for each in page], "cursor": str(at + len(page))})
+
+    async def parked_batch(self, request: web.Request) -> web.Response:
+        found = [each for each in self.parked if each["batch"]["id"] == request.match_info["id"]]
+        if not found:
+            return web.json_response({"status": 404, "detail": "No such batch is parked."}, status=404)
+        if request.method == "GET":
+            return web.json_response(found[0])
+        self.parked.remove(found[0])
+        self.decided.append((request.method, request.match_info["id"]))
+        return web.json_response(found[0]["batch"])
+
     def run(self, started: threading.Event, stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
         async def main() -> None:
             application = web.Application()
             application.router.add_post("/v1/jobs", self.submit)
             application.router.add_get("/v1/jobs/{id}/receipts", self.receipts)
+            application.router.add_get("/v1/parked", self.parked_page)
+            application.router.add_get("/v1/parked/{id}", self.parked_batch)
+            application.router.add_delete("/v1/parked/{id}", self.parked_batch)
+            application.router.add_post("/v1/parked/{id}/replay", self.parked_batch)
             runner = web.AppRunner(application)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -106,7 +127,7 @@ def send(gateway: FakeGateway, *more: str) -> Result:
 # --- help
 
 
-@pytest.mark.parametrize("command", ["serve", "send", "receipts", "doctor", "demo", "version"])
+@pytest.mark.parametrize("command", ["serve", "send", "receipts", "parked", "doctor", "demo", "version"])
 def test_every_command_explains_itself(command: str) -> None:
     """A sentence, the options, and for those that need one an example that could be typed."""
     result = run(command, "--help")
@@ -234,6 +255,53 @@ def test_the_url_can_be_set_once(gateway: FakeGateway) -> None:
         http_proxy="http://127.0.0.1:1",
     )
     assert result.exit_code == 0
+
+
+# --- parked batches
+
+
+def parked(number: int) -> dict[str, Any]:
+    batch = {
+        "id": receipt(number=number)["id"], "job": JOB, "app": "shop", "provider": "apns", "origin": "",
+        "class": "promotional", "size": 1000, "crashes": 3, "parked_at": 1_800_000_000.0, "reason": "3 processes died",
+    }  # fmt: skip
+    delivery = {"id": batch["id"], "recipient": "u1", "target": "00fc…13ad (64 characters)", "sent": True}
+    return {"batch": batch, "message": {"title": 12}, "left": 700, "deliveries": [delivery]}
+
+
+def test_parked_batches_are_listed(gateway: FakeGateway) -> None:
+    """All pages, as a table or as NDJSON; and a sentence where there is none."""
+    assert "No batch is parked" in run("parked", "list", "--url", gateway.url).output
+    gateway.parked = [parked(number) for number in range(3)]
+    result = run("parked", "list", "--url", gateway.url)
+    assert result.exit_code == 0
+    for text in (parked(2)["batch"]["id"], JOB, "1,000", "2027-01-15 08:00:00"):
+        assert text in result.output
+    listed = run("parked", "list", "--url", gateway.url, "--json").stdout.splitlines()
+    assert [json.loads(line) for line in listed] == [each["batch"] for each in gateway.parked]
+
+
+def test_a_parked_batch_is_shown(gateway: FakeGateway) -> None:
+    gateway.parked = [parked(0)]
+    batch = parked(0)["batch"]["id"]
+    result = run("parked", "show", batch, "--url", gateway.url)
+    for text in ("3 processes died", "title 12", "00fc…13ad", "maybe", "700 of 1,000"):
+        assert text in result.output
+    assert json.loads(run("parked", "show", batch, "--url", gateway.url, "--json").stdout) == parked(0)
+
+
+@pytest.mark.parametrize(("command", "method"), [("replay", "POST"), ("purge", "DELETE")])
+def test_a_parked_batch_is_decided_upon(gateway: FakeGateway, command: str, method: str) -> None:
+    """The sentence leads to its receipts; what is not parked any more is an error that says so."""
+    gateway.parked = [parked(0), parked(1)]
+    first, second = (parked(number)["batch"]["id"] for number in range(2))
+    result = run("parked", command, first, "--url", gateway.url)
+    assert f"carillon receipts {JOB}" in result.output
+    assert json.loads(run("parked", command, second, "--url", gateway.url, "--json").stdout)["id"] == second
+    assert gateway.decided == [(method, first), (method, second)]
+    again = run("parked", command, first, "--url", gateway.url)
+    assert again.exit_code == 1
+    assert "No such batch is parked" in again.output
 
 
 # --- receipts

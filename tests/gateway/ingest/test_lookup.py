@@ -63,6 +63,7 @@ def test_the_rate_is_that_of_sending(first: float | None, now: float, rate: floa
         cancelled=False,
         finished=False,
         total=150,
+        parked=0,
         counts={"pending": 100, "accepted": 50},
         first_finished_at=first,
         finished_at=None,

@@ -161,6 +161,7 @@ async def test_status_of_the_finished(queue: SqliteQueue, store: ReceiptStore) -
         cancelled=False,
         finished=True,
         total=2,
+        parked=0,
         counts={state.word: 2 * (state is State.ACCEPTED) for state in State if state is not State.SENT},
         first_finished_at=NOW + 3,
         finished_at=NOW + 3,

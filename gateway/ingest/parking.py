@@ -1,0 +1,128 @@
+"""Batches that holder after holder died with: what an operator sees of them, and can do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import islice
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+
+from gateway.ingest.answers import ParkedContents, ParkedDelivery, ParkedPage, ParkedReport
+from gateway.ingest.limits import Limits
+from gateway.ingest.lookup import json_response, page_bounds
+from gateway.ingest.problem import Refused
+from gateway.model import INDEX_DIGITS, Lane, State, delivery_prefix, split_delivery_id
+from gateway.queue.base import Parked, ParkedBatch, Queue
+
+SHOWN = 20
+"""Deliveries of a batch that are looked into."""
+
+ENDS_SHOWN = 4
+LONG = 24
+"""Of a target, so many characters are shown at either end, if it is as long as this."""
+
+_NOT_PARKED = (
+    "No such batch is parked. Batches are named by the id of any of their deliveries. What has a receipt keeps it: "
+    "submit dead-lettered recipients as a new job."
+)
+
+
+class Parking:
+    """The routes under `/v1/parked`."""
+
+    def __init__(self, queue: Queue, on_work: Callable[[], None], limits: Limits) -> None:
+        self._queue = queue
+        self._on_work = on_work
+        self._limits = limits
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/v1/parked", self._list),
+            web.get("/v1/parked/{id}", self._show),
+            web.post("/v1/parked/{id}/replay", self._replay),
+            web.delete("/v1/parked/{id}", self._purge),
+        ]
+
+    async def _list(self, request: web.Request) -> web.Response:
+        after, limit = page_bounds(request, self._limits)
+        parked = await self._queue.parked(after, limit)
+        cursor = parked[-1].sequence if parked else after
+        return json_response(ParkedPage([_report(each) for each in parked], str(cursor)))
+
+    async def _show(self, request: web.Request) -> web.Response:
+        return json_response(_contents(await self._find(request)))
+
+    async def _replay(self, request: web.Request) -> web.Response:
+        found = await self._find(request)
+        if not await self._queue.replay(found.parked.batch_id):
+            raise Refused(404, _NOT_PARKED)
+        self._on_work()
+        return json_response(_report(found.parked), status=202)
+
+    async def _purge(self, request: web.Request) -> web.Response:
+        found = await self._find(request)
+        if not await self._queue.purge(found.parked.batch_id, time.time()):
+            raise Refused(404, _NOT_PARKED)
+        return json_response(_report(found.parked))
+
+    async def _find(self, request: web.Request) -> ParkedBatch:
+        try:
+            batch_id, _ = split_delivery_id(request.match_info["id"])
+        except ValueError:
+            raise Refused(404, _NOT_PARKED) from None
+        found = await self._queue.parked_batch(batch_id)
+        if found is None:
+            raise Refused(404, _NOT_PARKED)
+        return found
+
+
+def _report(parked: Parked) -> ParkedReport:
+    return ParkedReport(
+        id=str(UUID(bytes=parked.batch_id)),
+        job=parked.job_id,
+        app=parked.route.app,
+        provider=parked.route.provider,
+        origin=parked.route.origin,
+        class_="transactional" if parked.lane is Lane.TRANSACTIONAL else "promotional",
+        size=parked.size,
+        crashes=parked.crashes,
+        parked_at=parked.parked_at,
+        reason=f"{parked.crashes} processes died, or fell silent, with it in their hands",
+    )
+
+
+def _contents(found: ParkedBatch) -> ParkedContents:
+    job, targets = found.job, found.columns[0].split(b"\n")
+    prefix = delivery_prefix(found.parked.batch_id)
+    left = [index for index, state in enumerate(found.states) if state in (State.PENDING, State.SENT)]
+    return ParkedContents(
+        batch=_report(found.parked),
+        campaign=job.campaign,
+        created_at=job.created_at,
+        expires_at=job.expires_at,
+        message={
+            name: len(msgspec.json.encode(value))
+            for name, value in msgspec.structs.asdict(job.message).items()
+            if value
+        },
+        variables=list(job.variables),
+        left=len(left),
+        deliveries=[
+            ParkedDelivery(
+                id=prefix + INDEX_DIGITS[index].decode(),
+                recipient=found.recipients[index],
+                target=_masked(targets[index].decode("utf-8", "replace")),
+                sent=found.states[index] == State.SENT,
+            )
+            for index in islice(left, SHOWN)
+        ],
+    )
+
+
+def _masked(target: str) -> str:
+    if len(target) < LONG:
+        return f"… ({len(target)} characters)"
+    return f"{target[:ENDS_SHOWN]}…{target[-ENDS_SHOWN:]} ({len(target)} characters)"
