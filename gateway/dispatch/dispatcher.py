@@ -388,6 +388,7 @@ class Dispatcher:
         dead = _verdicts(sender, flight)
         try:
             await self._queue.checkpoint(flight.lease, dead, time.time())
+            sender.renewed(flight)
         except LeaseLost:
             log.warning("queue.lease_lost")
             sender.remove(flight)

@@ -117,6 +117,11 @@ class Sender:
         self._lanes.remove(flight)
         flight.detach()
 
+    def renewed(self, flight: Flight) -> None:
+        """The lease of a flight was extended. If it had run out, what is left goes on."""
+        if flight in self.flights and flight.ready:
+            self._lanes.add(flight)
+
     def tick(self, now: float, wall: float) -> None:
         """Bring back what waited long enough, end what expired, let the pool look after its connections."""
         room = self.budget.room(now)
@@ -171,7 +176,7 @@ class Sender:
             return None
         now, wall = self._loop.time(), time.time()
         while (flight := self._lanes.first()) is not None:
-            if self._end_overdue(flight, wall):
+            if self._end_overdue(flight, wall) or self._run_out(flight):
                 continue
             auth = self.credential.headers(self.origin, wall)
             count = 0 if auth is None else self._allowance(flight, streams, window, now)
@@ -195,7 +200,7 @@ class Sender:
         if self.stopped or (self.breaker.cause is not None and self._lanes.first() is not None):
             return None
         for flight in [flight for flight in self.flights if flight.suspects]:
-            if self._end_overdue(flight, wall):
+            if self._end_overdue(flight, wall) or self._run_out(flight):
                 continue
             auth = self.credential.headers(self.origin, wall)
             if auth is None or not self._allowance(flight, 1, window, now):
@@ -438,6 +443,13 @@ class Sender:
     async def close(self, deadline: float) -> None:
         """As `Pool.close`."""
         await asyncio.gather(self.pool.close(deadline), self.quarantine.close(deadline))
+
+    def _run_out(self, flight: Flight) -> bool:
+        """Keep back a flight whose lease has run out, as after a sleep: by now it may be on its way elsewhere."""
+        if self._clock() < flight.lease.until:
+            return False
+        self._lanes.remove(flight)
+        return True
 
     def dialled(self, failure: DialFailure | None) -> None:
         self._route_metrics.handshake(Handshake.OK if failure is None else Handshake(failure.kind))

@@ -89,6 +89,8 @@ class Lease(msgspec.Struct):
     batch_id: bytes
     attempt: int
     """Counts leases of this batch: the fencing token."""
+    until: float
+    """Of the queue's clock, as of the last checkpoint: from then on others may take it, so nothing more is sent."""
     job: Job
     route: Route
     count: int

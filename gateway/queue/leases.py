@@ -34,6 +34,7 @@ class Taken(NamedTuple):
     sequence: int
     batch_id: bytes
     attempt: int
+    until: float
     crashes: int
     failures: int
     job_id: str
@@ -184,7 +185,7 @@ def _take(db: apsw.Connection, candidate: _Candidate, owner: str, until: float) 
         (sequence,),
     )
     stored = Columns(states, notes, milliseconds) if states is not None else None
-    return Taken(sequence, batch_id, attempt, crashes, failures, job_id, candidate.route, size, columns, stored)
+    return Taken(sequence, batch_id, attempt, until, crashes, failures, job_id, candidate.route, size, columns, stored)
 
 
 def message(db: apsw.Connection, job_id: str) -> bytes:

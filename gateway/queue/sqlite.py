@@ -276,6 +276,7 @@ class SqliteQueue:
     async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
         hold, columns, until = self._hold(lease), Columns.of(lease.progress), self.time() + self._lease_seconds
         await self._change(lease, lambda db: leases.checkpoint(db, hold, columns, dead, until), dead, last=False)
+        lease.until = until
 
     async def complete(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
         hold, columns = self._hold(lease), Columns.of(lease.progress)
@@ -443,6 +444,7 @@ def _hand_out(recorder: FlightRecorder, slot: int, taken: Taken, job: Job) -> Le
         sequence=taken.sequence,
         batch_id=taken.batch_id,
         attempt=taken.attempt,
+        until=taken.until,
         job=job,
         route=taken.route,
         count=taken.size,

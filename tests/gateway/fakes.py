@@ -164,10 +164,19 @@ class MemoryQueue:
             held[route] += 1
             batch.attempt += 1
             batch.held_until = self.time() + self._lease_seconds
-            new, progress = batch.new, _copy(batch.progress)
+            new = batch.new
             taken.append(
                 Lease(
-                    number, new.id, batch.attempt, job.job, route, new.count, new.columns, progress, 0, batch.failures
+                    sequence=number,
+                    batch_id=new.id,
+                    attempt=batch.attempt,
+                    until=batch.held_until,
+                    job=job.job,
+                    route=route,
+                    count=new.count,
+                    columns=new.columns,
+                    progress=_copy(batch.progress),
+                    failures=batch.failures,
                 )
             )
         return taken
@@ -179,7 +188,7 @@ class MemoryQueue:
         return stored.job.ordering_key is None or next(ahead, stored) is stored
 
     async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
-        self._held(lease, dead).held_until = self.time() + self._lease_seconds
+        self._held(lease, dead).held_until = lease.until = self.time() + self._lease_seconds
 
     async def complete(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
         self._held(lease, dead).complete_at = now

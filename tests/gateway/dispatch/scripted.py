@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -191,6 +192,7 @@ def lease(
     states: bytes | None = None,
     notes: dict[int, Note] | None = None,
     registered: dict[int, float] | None = None,
+    until: float = math.inf,
 ) -> Lease:
     """A batch of targets t0, t1, … with variables n0, n1, …; the states are a view, as the queue's are."""
     dates = {index: b"%f" % at for index, at in (registered or {}).items()}
@@ -198,6 +200,7 @@ def lease(
         sequence=1,
         batch_id=new_batch_id(EPOCH),
         attempt=1,
+        until=until,
         job=of or job(),
         route=ROUTE,
         count=count,

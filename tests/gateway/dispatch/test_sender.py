@@ -740,3 +740,25 @@ async def test_whatever_became_of_them_the_counts_return_to_zero(bench: Bench) -
     removed = [batch for batch in batches if batch not in bench.finished]
     assert 0 < len(removed) < 10
     assert all(batch.left == 0 for batch in bench.finished)
+
+
+async def test_nothing_is_sent_under_a_lease_that_has_run_out() -> None:
+    """A process that was stopped for longer than its lease must not send what may be on its way elsewhere by now."""
+    bench = Bench()
+    flight = bench.add(4, until=asyncio.get_running_loop().time() + 30.0)
+    requests = bench.taken(streams=2)
+    await asyncio.sleep(30.0)
+    bench.accept(requests)
+    assert bench.take() is None
+    flight.suspects.append(3)
+    assert bench.sender.take_suspect(1000) is None
+
+
+async def test_what_is_left_of_a_flight_goes_on_when_its_lease_is_extended() -> None:
+    bench = Bench()
+    flight = bench.add(4, until=asyncio.get_running_loop().time() + 30.0)
+    await asyncio.sleep(30.0)
+    assert bench.take() is None
+    flight.lease.until += 30.0
+    bench.sender.renewed(flight)
+    assert len(targets(bench.taken())) == 4
