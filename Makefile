@@ -5,10 +5,10 @@ STAMP := .venv/.complete
 BENCH_STAMP := .venv/.bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types check format bench lock clean
+.PHONY: help setup demo test test-long lint types check format bench lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## install everything, by the hashes of the lock file, into .venv
 
@@ -31,6 +31,9 @@ demo: setup ## a campaign of 100,000 recipients through simulators of three serv
 
 test: setup ## the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-long: setup ## every attack at full scale, and docs/reliability-report.md: 45 minutes; ONLY="R2 R16" for some rows
+	@$(BIN)/python -m bench reliability --run $(ONLY)
 
 lint: setup ## ruff: style and mistakes
 	$(BIN)/ruff check .

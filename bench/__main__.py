@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import compare, crash, figures, guard, ingest, latency, report, scale, throughput, wire
+from bench import compare, crash, figures, guard, ingest, latency, reliability, report, scale, throughput, wire
 from bench.processes import Missing, ProcessFailed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -186,6 +186,25 @@ def figures_command(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     raise typer.Exit(0 if clean else 1)
+
+
+@app.command("reliability")
+def reliability_command(
+    rows: Annotated[list[str] | None, typer.Argument(help="With --run: which, such as R2; all without.")] = None,
+    run: Annotated[bool, typer.Option("--run", help="Attack first, at full scale: `make test-long`.")] = False,
+) -> None:
+    """Write docs/reliability-report.md from what the attacks left in bench/results/reliability.
+
+    Exit status 0 if every attack of this run passed.
+    """
+    if not run:
+        reliability.write()
+        return
+    try:
+        passed = reliability.run(rows or (), Console())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    raise typer.Exit(0 if passed else 1)
 
 
 def _conclude(scenario: Callable[[], dict[str, Any]], json: bool) -> None:

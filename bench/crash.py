@@ -155,6 +155,7 @@ class _Crash:
         gateway = self._world.gateway.usage()
         return {
             "scenario": "crash",
+            "done": f"{len(self._on_wire)} kills with SIGKILL over {balance.accepted:,} deliveries of three services",
             "provider": ",".join(SERVICES),
             "workers": self._world.workers,
             "count": balance.accepted,

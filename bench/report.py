@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import json
 import os
 import platform
 import ssl
 import statistics
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hdrh.histogram import HdrHistogram
@@ -93,6 +96,19 @@ def surroundings() -> dict[str, Any]:
     versions = {"python": platform.python_version(), "openssl": ssl.OPENSSL_VERSION}
     versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"machine": machine, "versions": versions}
+
+
+def origin() -> dict[str, str]:
+    """Of which commit, and when; a working tree with changes says so."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
+    return {"commit": described.stdout.strip() or "unknown", "date": now}
 
 
 def print_json(report: dict[str, Any]) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench import report
 from bench.ledger import Balance
 
 
@@ -27,35 +28,53 @@ def long(request: pytest.FixtureRequest) -> bool:
 class Evidence:
     """What one test found, kept as a file where the run asks for it."""
 
-    def __init__(self, row: str, test: str, scale: str, folder: Path | None) -> None:
-        self._row = row
-        self._test = test
-        self._scale = scale
-        self._folder = folder
+    def __init__(self, row: str, nodeid: str, scale: str) -> None:
+        option = " --long" if scale == "long" else ""
+        self._found: dict[str, Any] = {
+            "row": row,
+            "test": nodeid.rpartition("::")[2],
+            "scale": scale,
+            "command": f"python -m pytest {nodeid}{option}",
+            "done": "nothing was measured",
+            "figures": {},
+            "ledger": None,
+        }
         self._began = time.monotonic()
 
     def record(self, done: str, figures: Mapping[str, Any], ledger: Balance | None = None) -> None:
         """`done` says what was done how often, `figures` what was measured, by names with their units."""
-        if self._folder is None:
-            return
-        found = {
-            "row": self._row,
-            "test": self._test,
-            "scale": self._scale,
+        self._found |= {
             "done": done,
             "figures": dict(figures),
             "ledger": None if ledger is None else ledger._asdict(),
-            "seconds": round(time.monotonic() - self._began, 1),
         }
-        self._folder.mkdir(parents=True, exist_ok=True)
-        name = re.sub(r"[^a-z0-9]+", "-", f"{self._row}-{self._test}".lower()).strip("-")
-        (self._folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+    def keep(self, folder: Path, passed: bool) -> None:
+        """Write the file."""
+        found = {**self._found, "passed": passed, "seconds": round(time.monotonic() - self._began, 1)}
+        found |= {**report.origin(), **report.surroundings()}
+        folder.mkdir(parents=True, exist_ok=True)
+        name = re.sub(r"[^a-z0-9]+", "-", f"{found['row']}-{found['test']}".lower()).strip("-")
+        (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+_OUTCOME = pytest.StashKey[bool | None]()
+"""Whether a test passed; None if it was skipped."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome = yield
+    if outcome.when == "call":
+        item.stash[_OUTCOME] = None if outcome.skipped else outcome.passed
+    return outcome
 
 
 @pytest.fixture
-def evidence(request: pytest.FixtureRequest, long: bool) -> Evidence:
-    """Where a test leaves its figures."""
-    folder = request.config.getoption("--evidence")
-    return Evidence(
-        request.module.ROW, request.node.name, "long" if long else "short", Path(folder) if folder else None
-    )
+def evidence(request: pytest.FixtureRequest, long: bool) -> Iterator[Evidence]:
+    """Where a test leaves its figures; whether it passed is added to them."""
+    found = Evidence(request.module.ROW, request.node.nodeid, "long" if long else "short")
+    yield found
+    folder, passed = request.config.getoption("--evidence"), request.node.stash.get(_OUTCOME, False)
+    if folder and passed is not None:
+        found.keep(Path(folder), passed)
