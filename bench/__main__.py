@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import compare, crash, figures, guard, ingest, latency, reliability, report, scale, throughput, wire
+from bench import chaos, compare, crash, figures, guard, ingest, latency, reliability, report, scale, throughput, wire
 from bench.processes import Missing, ProcessFailed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -168,6 +168,19 @@ def crash_command(
     _conclude(lambda: crash.run(kills, count, seed), json)
 
 
+@app.command("chaos")
+def chaos_command(
+    seconds: Annotated[float, typer.Option(min=1, help="How long faults go on.")] = 120.0,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Services that throttle, fail, hang, cut, restart; workers killed, stopped, replaced; jobs meanwhile: the ledger.
+
+    Exit status as of the other scenarios.
+    """
+    _conclude(lambda: chaos.run(seconds, seed), json)
+
+
 @app.command("figures")
 def figures_command(
     names: Annotated[list[str] | None, typer.Argument(help="Which runs; all without.")] = None,
@@ -247,6 +260,7 @@ _ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "kills": ("kills", "{:,}".format),
     "phases": ("at", lambda value: _pairs(value)),
     "victims": ("of", lambda value: _pairs(value)),
+    "faults": ("faults", lambda value: _pairs(value)),
     "on_wire_at_kills": ("on the wire at the kills", "{:,}".format),
     "requests_broken": ("requests of the caller that broke off", "{:,}".format),
     "rss_mib": ("gateway's memory at most", lambda value: f"{value['gateway']} MiB"),

@@ -10,12 +10,14 @@ POST /reset      forget what was seen
 POST /goaway     {"code": 0, "debug": ""}; NO_ERROR is graceful, in two steps
 POST /settings   {"3": 10}: SETTINGS by identifier
 POST /cut        end all connections
+POST /restart    {"seconds": 1}: end all connections, and listen again after so long
 ```
 All but /stats take `?service=`; without it they concern every service.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import time
@@ -40,6 +42,12 @@ class Goaway(msgspec.Struct, forbid_unknown_fields=True):
     debug: str = ""
 
 
+class Restart(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /restart."""
+
+    seconds: float = 1.0
+
+
 class Control:
     """The listener of a process's simulators."""
 
@@ -61,6 +69,7 @@ class Control:
                 web.post("/goaway", self._goaway),
                 web.post("/settings", self._settings),
                 web.post("/cut", self._cut),
+                web.post("/restart", self._restart),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None)
@@ -124,6 +133,11 @@ class Control:
 
     async def _cut(self, request: web.Request) -> web.Response:
         return self._told(request, Simulator.cut)
+
+    async def _restart(self, request: web.Request) -> web.Response:
+        what = _decode(await request.read() or b"{}", Restart)
+        await asyncio.gather(*(simulator.restart(what.seconds) for simulator in self._chosen(request)))
+        return self._told(request, lambda simulator: None)
 
     def _chosen(self, request: web.Request) -> list[Simulator]:
         name = request.query.get("service")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
@@ -67,6 +68,8 @@ class Simulator:
         self.token_uri = ""
         self.ports: list[int] = []
         self._servers: list[asyncio.Server] = []
+        self._listeners: list[tuple[Engine | FastEngine, ssl.SSLContext, int]] = []
+        self._down = 0
 
     @property
     def port(self) -> int:
@@ -118,12 +121,31 @@ class Simulator:
         """Ends all connections at once."""
         self.engine.cut()
 
+    async def restart(self, seconds: float) -> None:
+        """Ends all connections, refuses new ones for so long, and remembers everything."""
+        self._down += 1
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        self.cut()
+        await asyncio.sleep(seconds)
+        self._down -= 1
+        if not self._down:
+            for opened in self._listeners:
+                await self._open(*opened)
+
     async def listen(
         self, engine: Engine | FastEngine, tls: Certificates, protocols: tuple[str, ...], port: int
     ) -> int:
         """Opens a listener and says its port."""
+        context = tls.server_context(*protocols)
+        port = await self._open(engine, context, port)
+        self._listeners.append((engine, context, port))
+        return port
+
+    async def _open(self, engine: Engine | FastEngine, context: ssl.SSLContext, port: int) -> int:
         server = await asyncio.get_running_loop().create_server(
-            engine.connect, self.host, port, ssl=tls.server_context(*protocols), backlog=1024
+            engine.connect, self.host, port, ssl=context, backlog=1024
         )
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
