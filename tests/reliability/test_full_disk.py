@@ -19,6 +19,7 @@ import aiohttp
 import pytest
 
 from bench.ledger import Ledger
+from bench.processes import wait_until
 from bench.world import World
 from tests.reliability.conftest import Evidence
 
@@ -168,6 +169,7 @@ async def test_a_disk_that_fills_up_under_load(
     world: World, long: bool, evidence: Evidence, request: pytest.FixtureRequest
 ) -> None:
     """503 with `Retry-After` and a sentence while it is full, and within five seconds of room it takes jobs again."""
+    wait_until(lambda: world.gateway.log.read_text().count("worker.ready") == world.workers, "whole", world.gateway)
     disk = (Full if "full" in request.node.name.partition("[")[2] else Limited)(world)
     cycles, pids, resumed = 20 if long else 1, world.gateway.family(), []
     async with aiohttp.ClientSession() as session:
