@@ -51,7 +51,11 @@ def run(kills: int, count: int, seed: int | None = None) -> dict[str, Any]:
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     scripts = {"apns": SCRIPT, "fcm": FCM_SCRIPT, "webpush": SCRIPT}
     options = ("--origins", "2", "--decrypt-every", "50", "--rtt", str(RTT_MS))
-    with World(SERVICES, mode="quick", workers=2, scripts=scripts, simulator_options=options) as world:
+    # The batches are innocent of what is done here, and none is to be parked for it.
+    environment = {"CARILLON_QUEUE__MAX_CRASHES": "1000"}
+    with World(
+        SERVICES, mode="quick", workers=2, scripts=scripts, simulator_options=options, environment=environment
+    ) as world:
         return asyncio.run(_Crash(world, kills, count, seed).run())
 
 
