@@ -272,7 +272,12 @@ class Dispatcher:
             self._spawn(self._defer(lease, [], 0.0))
             return
         plan = self._plans.get(lease, sender.provider, way.settings, sender.origin)
+        interrupted = lease.attempt > 1 and State.SENT in bytes(lease.progress.states)
         flight = await board(lease, plan, sender.provider, self._queue, now, time.time(), self._cancelled.__contains__)
+        if interrupted:
+            # Stored before anything is sent again: should this process die as well, nobody else would know that these
+            # were on the wire once already, and their receipts could deny it.
+            await self._queue.checkpoint(lease, [], time.time())
         sender.add(flight)
         if sender.backlog:
             sender.pool.wake()

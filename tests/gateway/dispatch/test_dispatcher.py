@@ -799,6 +799,25 @@ async def test_what_a_dead_holder_had_on_the_wire_is_unknown_when_its_job_has_ex
         assert await world.complete(job, 5.0) == ["unknown", "expired"]
 
 
+async def test_what_a_dead_holder_had_on_the_wire_is_noted_before_it_is_sent_again() -> None:
+    """Or it would be forgotten if the next holder died too, and a receipt could say that it was never sent."""
+    world = World()
+    job = await world.submit(3, resend=True)
+    (stored,) = world.queue.jobs[job].batches
+    stored.progress.states[:2] = bytes([State.SENT] * 2)
+    stored.attempt = 1
+    noted = []
+
+    def behave(path: str) -> Answer:
+        noted.append({index: note.unanswered for index, note in stored.progress.notes.items()})
+        return Answer()
+
+    world.shop.behave = behave
+    async with world.run():
+        assert await world.complete(job, 5.0) == ["accepted"] * 3
+    assert noted == [{0: 1, 1: 1}] * 3
+
+
 async def test_a_lease_that_arrives_while_draining_is_given_back_at_once() -> None:
     """Another worker can have it, and nothing of it is sent any more."""
     world = World()
