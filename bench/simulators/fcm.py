@@ -63,6 +63,13 @@ WORDS: dict[str, Word] = {
         "QUOTA_EXCEEDED",
         ({"@type": _RPC + "QuotaFailure", "violations": [{"subject": "project", "description": "per minute"}]},),
     ),
+    "DEVICE_RATE_EXCEEDED": Word(
+        429,
+        "RESOURCE_EXHAUSTED",
+        "Quota exceeded for quota metric 'Device messages' of service 'fcm.googleapis.com'.",
+        "QUOTA_EXCEEDED",
+        ({"@type": _RPC + "QuotaFailure", "violations": [{"subject": "device", "description": "per minute"}]},),
+    ),
     "INTERNAL": Word(500, "INTERNAL", "Internal error encountered.", "INTERNAL"),
     "UNAVAILABLE": Word(503, "UNAVAILABLE", "The service is currently unavailable.", "UNAVAILABLE"),
     "ACCESS_TOKEN_EXPIRED": Word(

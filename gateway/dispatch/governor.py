@@ -23,7 +23,7 @@ LEAST_RATE = 10.0
 RAMP = 60.0
 """Seconds from nothing back to what was sent before the first cut (FCM asks for at least a minute)."""
 
-LEAST_STEP = 20.0
+LEAST_STEP = 10.0
 """A second, each second: a quiet route must not crawl when a campaign comes after an outage."""
 
 MEASURED = 1.0

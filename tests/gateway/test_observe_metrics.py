@@ -73,11 +73,16 @@ def test_every_event_is_counted_under_its_labels(metrics: Metrics) -> None:
     route.connections(ConnectionState.OPEN, 2)
     route.stopped(Cause.MISCONFIGURED, 1)
     route.invalid_tokens(6)
+    route.retry_budget(left=12, held_back=5)
+    route.rate_limit(450.5)
     metrics.http_request("/v1/jobs/{id}", 404, 0.002)
     metrics.loop_lag(0.3)
     metrics.queue_depth(Depth(batches=3, deliveries=2500, oldest_due=100.0), now=130.0)
 
     apns = {"app": "shop", "provider": "apns"}
+    assert value(metrics, "carillon_retry_budget", **apns) == 12
+    assert value(metrics, "carillon_retries_held_back", **apns) == 5
+    assert value(metrics, "carillon_rate_limit", **apns) == 450.5
     assert value(metrics, "carillon_recipients_total", **PROMOTIONAL, result="accepted") == 7
     assert value(metrics, "carillon_recipients_total", **PROMOTIONAL, result="refused") == 2
     assert value(metrics, "carillon_outcomes_total", **PROMOTIONAL, outcome="accepted", reason="") == 5

@@ -79,8 +79,9 @@ class FaultyQueue(MemoryQueue):
 class World:
     """A dispatcher, its queue, and a service for each app at `https://APP.example`."""
 
-    def __init__(self, apps: Collection[str] = ("shop", "bank"), **dispatch: Any) -> None:
-        blocks = {app: {"stub": {"key": f"k-{app}", "endpoint": f"https://{app}.example"}} for app in apps}
+    def __init__(self, apps: Collection[str] = ("shop", "bank"), key: str | None = None, **dispatch: Any) -> None:
+        """Each app has a key of its own, unless one is named for all; `dispatch` are settings."""
+        blocks = {app: {"stub": {"key": key or f"k-{app}", "endpoint": f"https://{app}.example"}} for app in apps}
         settings = Settings(apps=blocks, dispatch=dispatch, queue={"lease_seconds": 30.0})  # type: ignore[arg-type]
         self.services = {app: virtual_loop().serve(f"{app}.example", Service()) for app in apps}
         self.queue = FaultyQueue()
@@ -111,8 +112,9 @@ class World:
         title: str = "hello",
         expires_in: float | None = None,
         resend: bool = False,
+        start: int = 0,
     ) -> str:
-        """A job of batches of so many deliveries each, to targets `token-0`, `token-1`, …"""
+        """A job of batches of so many deliveries each, to targets `token-0`, `token-1`, …, or from another start."""
         job = Job(
             id=new_job_id(),
             app=route.app,
@@ -122,7 +124,7 @@ class World:
             expires_at=None if expires_in is None else now() + expires_in,
             resend_unknown=resend,
         )
-        batches, start = [], 0
+        batches = []
         for count in counts:
             tokens = b"\n".join(b"token-%d" % index for index in range(start, start + count))
             blank = b"\n" * (count - 1)
@@ -301,6 +303,34 @@ class TestTrouble:
             assert world.shop.taken - before < 25
             world.shop.behave = lambda path: Answer()
             assert set(await world.complete(job, 1200.0)) == {"accepted"}
+
+    async def test_a_refused_credential_stops_whoever_signs_with_it(self) -> None:
+        """Its other app asks nothing while it is held, and then probes for itself."""
+        world = World(key="shared")
+        world.shop.behave = lambda path: Answer(401)
+        async with world.run():
+            await world.submit(100)
+            await asyncio.sleep(1.0)
+            other = await world.submit(100, route=Route("bank", "stub"))
+            await asyncio.sleep(breaker_rules.CREDENTIAL_HOLD / 2)
+            assert world.services["bank"].taken == 0
+            assert "credential" in world.parts["route bank/stub"]
+            assert set(await world.complete(other, 2 * breaker_rules.CREDENTIAL_HOLD)) == {"accepted"}
+
+    async def test_an_app_that_is_throttled_holds_all_its_origins(self) -> None:
+        world = World()
+        origin = virtual_loop().serve("origin.example", Service())
+        elsewhere = Route("shop", "stub", "https://origin.example")
+        world.shop.behave = lambda path: Answer(429, headers=(("retry-after", "30"),))
+        async with world.run():
+            await world.complete(await world.submit(1, route=elsewhere))
+            await world.submit(100)
+            await asyncio.sleep(1.0)
+            held = await world.submit(100, route=elsewhere)
+            other = await world.submit(100, route=Route("bank", "stub"))
+            assert set(await world.complete(other, 5.0)) == {"accepted"}
+            assert origin.taken == 1
+            assert set(await world.complete(held, 120.0)) == {"accepted"}
 
     async def test_a_wrong_configuration_stops_the_route_and_invalidates_nothing(self) -> None:
         world = World()
