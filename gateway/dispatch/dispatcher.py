@@ -23,6 +23,7 @@ from gateway.dispatch.governor import Governor
 from gateway.dispatch.quarantine import Quarantine
 from gateway.dispatch.retry import Limits
 from gateway.dispatch.sender import Sender
+from gateway.dispatch.skew import Skew
 from gateway.dispatch.standing import Standing
 from gateway.http2.connection import Source
 from gateway.http2.pool import Address, Pool, tls_context
@@ -120,6 +121,7 @@ class Dispatcher:
         self._senders: dict[Route, Sender] = {}
         self._last_used: dict[Route, float] = {}
         self._standing = Standing(metrics, readiness)
+        self._skew = Skew(metrics, readiness)
         self._plans = Plans()
         self._cancelled: OrderedDict[str, None] = OrderedDict()
         self._cancel_cursor = 0
@@ -140,6 +142,9 @@ class Dispatcher:
     def sample(self) -> None:
         """Set the gauges; to be called about once a second."""
         self._standing.sample(self._ways, self._senders.values())
+        for sender in self._senders.values():
+            if sender.dated is not None:
+                self._skew.look(sender.origin, *sender.dated)
 
     # Running
 

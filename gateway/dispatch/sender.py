@@ -85,6 +85,8 @@ class Sender:
         self.stopped = False
         self.pool: Pool
         self.quarantine: Quarantine
+        self.dated: tuple[Headers, float] | None = None
+        """The fields of an answer, for their date, and when it came in UNIX seconds."""
         self._limits = limits
         self._route_metrics = metrics.route(route.app, route.provider)
         self._lane_metrics = {lane: metrics.lane(route.app, route.provider, lane) for lane in Lane}
@@ -295,6 +297,7 @@ class Sender:
 
     def _settle_answered(self, answers: list[Answer], now: float, wall: float) -> None:
         """In order, as the breaker counts what comes in a row; accepted ones in runs."""
+        self.dated = answers[-1].headers, wall
         run: list[Tag] = []
         for answer in answers:
             flight, index = answer.tag

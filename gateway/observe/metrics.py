@@ -160,6 +160,11 @@ LOOP_LAG = Family(
     "How late the event loop woke a timer, four times a second and worker: what something held the loop for.",
     "the loop monitor", _LAG_BOUNDS,
 )  # fmt: skip
+CLOCK_SKEW = Family(
+    "carillon_clock_skew_seconds", "gauge", (),
+    "How far this machine's clock is from the push services', by the answer whose date agrees best; 0 while none came.",
+    "dispatch, sampled once a second", merge="max",
+)  # fmt: skip
 PARKED = Family(
     "carillon_parked_batches", "gauge", (),
     "Batches that nobody takes any more because process after process died with them. An operator has to act: "
@@ -197,7 +202,7 @@ WORKERS = Family(
 FAMILIES = (
     HTTP, HTTP_SECONDS, RECIPIENTS, OUTCOMES, RECEIPTS, RETRIES, LATENCY, IN_FLIGHT, CONNECTIONS, HANDSHAKES,
     INVALID_TOKENS, ROUTES_STOPPED, RETRY_BUDGET, RETRIES_HELD_BACK, RATE_LIMIT, QUEUE_BATCHES, QUEUE_DELIVERIES,
-    QUEUE_AGE, PARKED, CRASHES, FAILURES, DEAD_LETTERED, LOOP_LAG, RESTARTS, WORKERS,
+    QUEUE_AGE, PARKED, CRASHES, FAILURES, DEAD_LETTERED, CLOCK_SKEW, LOOP_LAG, RESTARTS, WORKERS,
 )  # fmt: skip
 """Counters are exposed with `_total` after their name, as Prometheus wants it."""
 
@@ -470,6 +475,7 @@ class Metrics:
         self._crashes = store.counter(CRASHES)
         self._restarts = store.counter(RESTARTS)
         self._lag = store.histogram(LOOP_LAG)
+        self._skew = store.gauge(CLOCK_SKEW)
 
     def lane(self, app: str, provider: str, lane: Lane) -> LaneMetrics:
         """Bind once per batch or longer. What is not configured counts as such."""
@@ -501,6 +507,10 @@ class Metrics:
     def crashed(self, batches: int) -> None:
         """So many batches are blamed for the death of a process."""
         self._crashes.inc(batches)
+
+    def clock_skew(self, seconds: float) -> None:
+        """This far is our clock from the services'."""
+        self._skew.set(seconds)
 
     def loop_lag(self, seconds: float) -> None:
         """A timer was late by this much."""
