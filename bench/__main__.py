@@ -9,7 +9,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import chaos, compare, crash, figures, guard, ingest, latency, reliability, report, scale, throughput, wire
+from bench import (
+    chaos,
+    compare,
+    crash,
+    figures,
+    guard,
+    ingest,
+    latency,
+    reliability,
+    report,
+    scale,
+    soak,
+    throughput,
+    wire,
+)
 from bench.processes import Missing, ProcessFailed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -181,6 +195,21 @@ def chaos_command(
     _conclude(lambda: chaos.run(seconds, seed), json)
 
 
+@app.command("soak")
+def soak_command(
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long.")] = 10.0,
+    rate: Annotated[
+        float | None, typer.Option(min=1, help="Deliveries a second; without it 70 % of the highest, found first.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """A steady load for minutes: memory's slope, descriptors, tasks, stalls of the loop, latency, and the ledger.
+
+    Exit status 0 if the ledger is clean and nothing grows, 1 if not, 2 if the run could not be made.
+    """
+    _conclude(lambda: soak.run(minutes, rate), json)
+
+
 @app.command("figures")
 def figures_command(
     names: Annotated[list[str] | None, typer.Argument(help="Which runs; all without.")] = None,
@@ -247,6 +276,11 @@ _ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "wall_seconds": ("wall", lambda value: f"{value} s"),
     "connections": ("connections", str),
     "sink_utilisation": ("sink's processor in use", "{:.0%}".format),
+    "highest_per_second": ("the highest rate", "{:,}".format),
+    "rss_slope_mib_per_hour": ("memory's slope after warm-up", lambda value: f"{value:,} MiB an hour"),
+    "rss_slope_error": ("its standard error", lambda value: f"{value:,} MiB an hour"),
+    "by_thirds": ("medians by thirds", lambda value: "; ".join(f"{name} {each}" for name, each in value.items())),
+    "stalls_over_50_ms": ("looks at the loop that found it late by more than 50 ms", "{:,}".format),
     "latency_ms": ("latency", lambda value: _pairs(value, " ms")),
     "blast_per_second": ("the blast, notifications a second", lambda value: _pairs(value)),
     "blast_loss": ("what the blast loses", "{:.1%}".format),

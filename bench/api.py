@@ -66,6 +66,12 @@ class Api:
 
     async def receipts(self, job_id: str, limit: int = 10_000) -> AsyncIterator[dict[str, Any]]:
         """All receipts of a finished job, page by page."""
+        async for page in self.receipt_pages(job_id, limit):
+            for line in page.splitlines():
+                yield json.loads(line)
+
+    async def receipt_pages(self, job_id: str, limit: int = 10_000) -> AsyncIterator[bytes]:
+        """The same as NDJSON."""
         link: str | None = f"/v1/jobs/{job_id}/receipts?limit={limit}"
         while link is not None:
             async with self._session.get(self.url + link) as response:
@@ -73,8 +79,7 @@ class Api:
                     await _answer(response, 200)
                 body = await response.read()
                 following = response.links.get("next")
-            for line in body.splitlines():
-                yield json.loads(line)
+            yield body
             link = URL(str(following["url"])).path_qs if following and body else None
 
     async def metrics(self) -> str:

@@ -3,6 +3,7 @@
 ```
 GET  /stats      counts by service, CPU and memory of the process
 GET  /ledger     lines `key seen accepted`, the key with its blanks and backslashes escaped
+POST /take       the same of what came since the last time, and forget it: for runs without an end
 POST /arrivals   keys, a line each: lines `key seconds`, when each was first seen by the monotonic clock
 GET  /messages   what Web Push decrypted last: NDJSON of path and text
 POST /script     a `Script`; replaces what is played
@@ -21,7 +22,7 @@ import asyncio
 import os
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -62,6 +63,7 @@ class Control:
             [
                 web.get("/stats", self._stats),
                 web.get("/ledger", self._ledger),
+                web.post("/take", self._take),
                 web.post("/arrivals", self._arrivals),
                 web.get("/messages", self._messages),
                 web.post("/script", self._script),
@@ -95,12 +97,17 @@ class Control:
         response = web.StreamResponse(headers={"content-type": "text/plain; charset=utf-8"})
         await response.prepare(request)
         for simulator in self._chosen(request):
-            seen, accepted = simulator.journal.counts(), simulator.journal.accepted()
-            lines = [f"{_word(key)} {times} {accepted.get(key, 0)}\n" for key, times in seen.items()]
-            for start in range(0, len(lines), 10_000):
-                await response.write("".join(lines[start : start + 10_000]).encode())
+            for lines in _ledger_lines(simulator):
+                await response.write(lines)
         await response.write_eof()
         return response
+
+    async def _take(self, request: web.Request) -> web.Response:
+        body: list[bytes] = []
+        for simulator in self._chosen(request):
+            body += _ledger_lines(simulator)
+            simulator.reset()  # at once: nothing arrives in between
+        return web.Response(body=b"".join(body), content_type="text/plain")
 
     async def _arrivals(self, request: web.Request) -> web.Response:
         keys = (await request.text()).splitlines()
@@ -156,6 +163,13 @@ class Control:
         except (KeyError, ValueError) as error:
             raise web.HTTPBadRequest(text=f"{error.args[0]}\n") from None
         return _json({"services": [simulator.name for simulator in chosen]})
+
+
+def _ledger_lines(simulator: Simulator) -> Iterator[bytes]:
+    seen, accepted = simulator.journal.counts(), simulator.journal.accepted()
+    lines = [f"{_word(key)} {times} {accepted.get(key, 0)}\n" for key, times in seen.items()]
+    for start in range(0, len(lines), 10_000):
+        yield "".join(lines[start : start + 10_000]).encode()
 
 
 def _decode(body: bytes, kind: type[T]) -> T:

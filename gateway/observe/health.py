@@ -22,9 +22,9 @@ from gateway.queue.base import Depth, QueueError
 
 _LOG = structlog.get_logger()
 
-LAG_INTERVAL = 0.25
-"""Seconds between two looks at the loop."""
-SAMPLES = 4
+LAG_INTERVAL = 0.05
+"""Seconds between two looks at the loop: what holds it for 100 ms is seen with 50 at least. 20 us a look."""
+SAMPLES = 20
 """Looks between two samplings of gauges: once a second."""
 STALL = 0.25
 """Seconds of lag that are worth a line: a transactional notification notices."""
@@ -129,5 +129,6 @@ async def watch_loop(metrics: Metrics, samplers: Sequence[Callable[[], None]] = 
             metrics.loop_lag(lag)
             if lag >= STALL:
                 _LOG.warning("loop.stalled", seconds=round(lag, 3))
+        metrics.tasks(len(asyncio.all_tasks(loop)))
         for sample in samplers:
             sample()

@@ -157,7 +157,7 @@ QUEUE_AGE = Family(
 )  # fmt: skip
 LOOP_LAG = Family(
     "carillon_loop_lag_seconds", "histogram", (),
-    "How late the event loop woke a timer, four times a second and worker: what something held the loop for.",
+    "How late the event loop woke a timer, twenty times a second and worker: what something held the loop for.",
     "the loop monitor", _LAG_BOUNDS,
 )  # fmt: skip
 CLOCK_SKEW = Family(
@@ -188,6 +188,12 @@ DEAD_LETTERED = Family(
     "of a purge and those that were tried too often.",
     "dispatch, per batch",
 )  # fmt: skip
+TASKS = Family(
+    "carillon_tasks", "gauge", (),
+    "asyncio's tasks over all workers: a few dozen, one for each request that is being answered and each batch that is "
+    "being stored. A number that only grows is a leak.",
+    "the loop monitor, once a second",
+)  # fmt: skip
 RESTARTS = Family(
     "carillon_worker_restarts", "counter", (),
     "Workers that died and were started again.",
@@ -202,7 +208,7 @@ WORKERS = Family(
 FAMILIES = (
     HTTP, HTTP_SECONDS, RECIPIENTS, OUTCOMES, RECEIPTS, RETRIES, LATENCY, IN_FLIGHT, CONNECTIONS, HANDSHAKES,
     INVALID_TOKENS, ROUTES_STOPPED, RETRY_BUDGET, RETRIES_HELD_BACK, RATE_LIMIT, QUEUE_BATCHES, QUEUE_DELIVERIES,
-    QUEUE_AGE, PARKED, CRASHES, FAILURES, DEAD_LETTERED, CLOCK_SKEW, LOOP_LAG, RESTARTS, WORKERS,
+    QUEUE_AGE, PARKED, CRASHES, FAILURES, DEAD_LETTERED, CLOCK_SKEW, LOOP_LAG, TASKS, RESTARTS, WORKERS,
 )  # fmt: skip
 """Counters are exposed with `_total` after their name, as Prometheus wants it."""
 
@@ -476,6 +482,7 @@ class Metrics:
         self._restarts = store.counter(RESTARTS)
         self._lag = store.histogram(LOOP_LAG)
         self._skew = store.gauge(CLOCK_SKEW)
+        self._tasks = store.gauge(TASKS)
 
     def lane(self, app: str, provider: str, lane: Lane) -> LaneMetrics:
         """Bind once per batch or longer. What is not configured counts as such."""
@@ -515,6 +522,10 @@ class Metrics:
     def loop_lag(self, seconds: float) -> None:
         """A timer was late by this much."""
         self._lag.observe(seconds)
+
+    def tasks(self, now: int) -> None:
+        """So many tasks exist."""
+        self._tasks.set(now)
 
     def worker_restarted(self) -> None:
         """A worker died and another takes its place."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -216,3 +217,17 @@ async def test_arrivals_are_told_by_the_monotonic_clock(simulate: Start, connect
     assert before <= arrivals["a"] <= first[0]
     (of_b,) = simulator.journal.arrivals(["b"]).values()
     assert between[0] <= of_b <= second[0]
+
+
+async def test_a_service_restarts_where_it_was(simulate: Start, connect: Connect) -> None:
+    """Connections end and are refused for a while; then it listens on the same port, and remembers what it saw."""
+    simulator = await simulate("apns", mode="fast")
+    client = await connect(simulator)
+    await client.request(f"/3/device/{TOKEN}", apns_headers("x"), apns_body())
+    restarting = asyncio.create_task(simulator.restart(0.3))
+    await client.until(lambda: client.lost)
+    with pytest.raises(ConnectionRefusedError):
+        await connect(simulator)
+    await restarting
+    await connect(simulator)
+    assert len(simulator.journal) == 1
