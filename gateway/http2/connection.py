@@ -24,7 +24,7 @@ WRITE_HIGH_WATER = 256 * 1024
 CONTROL_BACKLOG = 64 * 1024
 """Bytes that a peer may have us write (acknowledgements, resets) while it reads nothing."""
 
-BROKEN_TO_RETIRE = 200
+BROKEN_TO_RETIRE = 50
 """Requests that end without an answer (reset, refused, timed out), less those that are answered, after which a
 connection is replaced: its neighbours may fare better."""
 
@@ -260,6 +260,8 @@ class Connection(asyncio.Protocol):
             mark = self._marks.popleft()[1]
         if mark is not None and self.protocol.expire(mark):
             self._settle()
+            if now - self._useful_at > self._request_timeout:
+                self._retire("no answer for as long as a request may take")
 
     def _fault(self, now: float) -> tuple[str, ErrorCode] | None:
         """What the peer has left undone for longer than it may, and the code that it is told."""

@@ -62,14 +62,19 @@ class Service:
         """Requests taken, each time."""
         self.bodies: list[bytes] = []
         self.arrivals: list[float] = []
-        self.sessions: list[Session] = []
+        self.sessions: list[Any] = []
+        """A `Session` for each connection, or what `meet` makes instead."""
+
+    def meet(self, transport: MemoryTransport) -> Any:
+        """The server's side of a new connection."""
+        return Session(self, transport)
 
     @property
     def taken(self) -> int:
         return self.paths.total()
 
     @property
-    def open(self) -> list[Session]:
+    def open(self) -> list[Any]:
         return [session for session in self.sessions if not session.transport.closed]
 
 
@@ -172,6 +177,8 @@ class MemoryTransport:
 
     def __init__(self, service: Service, protocol: asyncio.Protocol) -> None:
         self.closed = False
+        self.closed_at = 0.0
+        self._severed = False
         self.written = 0
         self._loop = asyncio.get_running_loop()
         self._latency = service.latency
@@ -179,7 +186,7 @@ class MemoryTransport:
         self._protocol = protocol
         self._up: deque[bytes] = deque()  # timers of the same moment fire in any order, bytes arrive in theirs
         self._down: deque[bytes] = deque()
-        self.session = Session(service, self)
+        self.session = service.meet(self)
 
     def get_extra_info(self, name: str) -> Any:
         return self
@@ -190,6 +197,10 @@ class MemoryTransport:
     def set_write_buffer_limits(self, high: int) -> None:
         return
 
+    def pause(self) -> None:
+        """The service reads no more: from now on all that is written waits."""
+        self._loop.call_soon(self._protocol.pause_writing)
+
     def write(self, data: bytes) -> None:
         assert not self.closed
         self.written += len(data)
@@ -198,7 +209,7 @@ class MemoryTransport:
 
     def _arrived(self) -> None:
         data = self._up.popleft()
-        if not self.closed:
+        if not self._severed:
             self.session.receive(data)
 
     def deliver(self, data: bytes) -> None:
@@ -212,17 +223,20 @@ class MemoryTransport:
             self._protocol.data_received(data)
 
     def close(self) -> None:
+        """What was written still arrives."""
         self._end(None)
 
     abort = close
 
     def cut(self) -> None:
         """The service's end of the connection is gone, with all that was on its way."""
+        self._severed = True
         self._end(ConnectionResetError("reset by the test"))
 
     def _end(self, cause: Exception | None) -> None:
         if not self.closed:
             self.closed = True
+            self.closed_at = self._loop.time()
             self._loop.call_soon(self._protocol.connection_lost, cause)
 
 

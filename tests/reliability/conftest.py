@@ -17,6 +17,8 @@ import pytest
 
 from bench import report
 from bench.ledger import Balance
+from tests.gateway.loops import LoopFactory, factories
+from tests.gateway.virtual import wall
 
 
 @pytest.fixture
@@ -78,3 +80,13 @@ def evidence(request: pytest.FixtureRequest, long: bool) -> Iterator[Evidence]:
     folder, passed = request.config.getoption("--evidence"), request.node.stash.get(_OUTCOME, False)
     if folder and passed is not None:
         found.keep(Path(folder), passed)
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
+    return factories(item)
+
+
+@pytest.fixture(autouse=True)
+def _wall(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "virtual" in getattr(request.module, "LOOPS", ()):
+        wall(monkeypatch)

@@ -159,12 +159,20 @@ class TestTimeouts:
         await asyncio.sleep(5.0)
         assert rig.connection.usable
 
-    async def test_a_server_that_hangs_with_everything_is_asked_again_and_again(self) -> None:
-        """It may be its upstream; whether the route goes on is not the connection's question."""
+    async def test_a_connection_that_answers_nothing_at_all_is_replaced(self) -> None:
+        """It may be this connection's backend alone; whether the route goes on is not the connection's question."""
         rig = await opened(10, Service(lambda path: Fault("hang")))
-        await until(lambda: len(rig.source.unknown) == 10, TIMEOUT + 3)
-        assert rig.connection.usable
-        assert rig.connection.protocol.open_streams == 0
+        await until(lambda: rig.source.unknown, TIMEOUT + 3)
+        await rig.lost(TIMEOUT)
+        assert rig.connection.retired == "no answer for as long as a request may take"
+        assert len(rig.source.unknown) == 10
+
+    async def test_one_that_answers_others_is_kept(self) -> None:
+        rig = await opened(10, Service(lambda path: Fault("hang") if path == "/3" else Answer(delay=1.0)))
+        await until(lambda: rig.source.unknown, TIMEOUT + 3)
+        rig.source.waiting = [10]
+        rig.connection.pump()
+        await until(lambda: 10 in rig.source.accepted)
 
 
 class TestFaultsOfThePeer:
