@@ -255,12 +255,12 @@ class Connection(asyncio.Protocol):
         return SILENCE_BEFORE_PING if self.protocol.open_streams else IDLE_BEFORE_PING
 
     def _expire(self, now: float) -> None:
-        mark = None
+        sent_at, mark = 0.0, None
         while self._marks and now - self._marks[0][0] > self._request_timeout:
-            mark = self._marks.popleft()[1]
+            sent_at, mark = self._marks.popleft()
         if mark is not None and self.protocol.expire(mark):
             self._settle()
-            if now - self._useful_at > self._request_timeout:
+            if self._useful_at <= sent_at:
                 self._retire("no answer for as long as a request may take")
 
     def _fault(self, now: float) -> tuple[str, ErrorCode] | None:

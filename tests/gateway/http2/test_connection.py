@@ -153,8 +153,8 @@ class TestTimeouts:
         assert len(rig.source.accepted) == 50
 
     async def test_an_answer_behind_the_reset_changes_nothing(self) -> None:
-        rig = await opened(2, Service(lambda path: Answer(delay=TIMEOUT + 0.105)))
-        await until(lambda: rig.source.done == 2, 60.0)
+        rig = await opened(3, Service(lambda path: Answer(delay=5.0 if path == "/2" else TIMEOUT + 0.105)))
+        await until(lambda: rig.source.done == 3, 60.0)
         assert set(rig.source.unknown) == {0, 1}
         await asyncio.sleep(5.0)
         assert rig.connection.usable
