@@ -108,8 +108,9 @@ class Dispatch(Section):
     max_dead_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """A larger share of dead targets among a minute's answers of a route (500 at least; 50 before its first accepted
     notification) is taken for a wrong configuration: the route stops, nothing is invalidated."""
-    batches_per_route: Annotated[int, Field(gt=0)] = 16
-    """Batches of one route that a worker holds at a time: memory and fairness against round trips to the queue."""
+    deliveries_per_route: Annotated[int, Field(gt=0)] = 16_000
+    """Deliveries of one route's campaigns from which on a worker takes no more: memory against round trips to the
+    queue. A job counts for 32 more than it has."""
 
 
 class Observe(Section):
@@ -121,6 +122,9 @@ class Observe(Section):
 
 class App(Section):
     """`[apps.NAME]`: has a field for each provider, made below from the providers' own classes."""
+
+    weight: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    """Its share of what several apps want at the same time, in proportion to theirs."""
 
 
 if TYPE_CHECKING:
@@ -161,6 +165,10 @@ class Settings(BaseSettings):
     def data(self) -> Path:
         """The folder of everything the gateway writes."""
         return self.queue.path.parent
+
+    def weights(self) -> dict[str, float]:
+        """Each app's share of what several want at the same time."""
+        return {app: blocks.weight for app, blocks in self.apps.items()}
 
     def blocks(self) -> dict[tuple[str, str], ProviderSettings]:
         """What is configured, by (app, provider)."""

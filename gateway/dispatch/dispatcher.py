@@ -25,6 +25,7 @@ from gateway.dispatch.retry import Limits
 from gateway.dispatch.sender import Sender
 from gateway.dispatch.skew import Skew
 from gateway.dispatch.standing import Standing
+from gateway.dispatch.turns import turns
 from gateway.http2.connection import Source
 from gateway.http2.pool import Address, Pool, tls_context
 from gateway.model import Lane, Route, State
@@ -45,11 +46,12 @@ LONG_PAUSE = 1.0
 POLL = 0.1
 """Seconds between leases while nothing in this process says that there is work: other workers' uploads, due times."""
 
-MAX_BATCHES = 192
-"""Held at a time by one worker, over all routes: about 0.5 MiB each while they fly."""
+CAPACITY: Mapping[Lane, int] = {Lane.TRANSACTIONAL: 64_000, Lane.PROMOTIONAL: 128_000}
+"""Load that one worker has in hand, over all routes: about 0.5 KiB each while they fly, so some 96 MiB. Apart, so that
+slow campaigns of many routes do not take the last place of a one-time code, nor one-time codes that of campaigns."""
 
-MAX_PROMOTIONAL = 160
-"""Of these: slow campaigns of many routes may not take the last place of a one-time code."""
+LEASED_AT_ONCE = 256
+"""Batches: others wait for the transaction that takes them, some ten milliseconds for small ones."""
 
 TAIL_CHECKPOINT = 2.0
 """Seconds between checkpoints of a batch with nothing left but retries, so that its receipts can be read."""
@@ -118,6 +120,8 @@ class Dispatcher:
         self._limits = Limits(
             settings.dispatch.max_attempts, settings.dispatch.backoff_base, settings.dispatch.backoff_cap
         )
+        self._weights = settings.weights()
+        self._turns = turns(self._weights)
         self._senders: dict[Route, Sender] = {}
         self._last_used: dict[Route, float] = {}
         self._standing = Standing(metrics, readiness)
@@ -202,7 +206,7 @@ class Dispatcher:
 
     async def _lease(self) -> bool:
         room = self._room()
-        if room.batches <= 0 or self._stopping() or self._unstored:  # a lease may not run out under what is unstored
+        if self._stopping() or self._unstored:  # a lease may not run out under what is unstored
             return False
         leases = await self._queue.lease(room, time.time())
         self._readiness.report("queue", True)
@@ -226,25 +230,19 @@ class Dispatcher:
         return self._draining
 
     def _room(self) -> Room:
-        """What can be taken. No route holds more than is free, so that a crowd of them leaves something to another."""
         now = self._loop.time()
-        held = {route: len(sender.flights) for route, sender in self._senders.items() if sender.flights}
-        free = MAX_BATCHES - sum(held.values())
         return Room(
-            batches=(free + 1) // 2,
-            promotional=max(0, MAX_PROMOTIONAL - self._promotional()),
-            per_route=self._settings.dispatch.batches_per_route,
-            closed=[
-                route
+            batches=LEASED_AT_ONCE,
+            per_route=self._settings.dispatch.deliveries_per_route,
+            closed=[route for route, sender in self._senders.items() if not self._takes_more(sender, now)],
+            held={
+                (lane, route): held
                 for route, sender in self._senders.items()
-                if len(sender.flights) >= free or not self._takes_more(sender, now)
-            ],
-            held=held,
-        )
-
-    def _promotional(self) -> int:
-        return sum(
-            flight.job.lane is Lane.PROMOTIONAL for sender in self._senders.values() for flight in sender.flights
+                for lane, held in sender.in_hand.items()
+                if held
+            },
+            capacity=CAPACITY,
+            weights=self._weights,
         )
 
     def _takes_more(self, sender: Sender, now: float) -> bool:
@@ -305,6 +303,7 @@ class Dispatcher:
             finished=self._finished,
             failed=self._failed,
             held=self._held,
+            turn=self._turns[route.app],
             jitter=self._jitter,
             clock=self._queue.time,
         )
@@ -380,7 +379,7 @@ class Dispatcher:
                 self._metrics.route(flight.job.app, sender.route.provider).invalid_tokens(len(dead))
         self._last_used[sender.route] = self._loop.time()
         # The next job of an ordering key can be leased from now on.
-        if flight.job.ordering_key or len(sender.flights) <= self._settings.dispatch.batches_per_route // 2:
+        if flight.job.ordering_key or sum(sender.in_hand.values()) <= self._settings.dispatch.deliveries_per_route // 2:
             self._work.set()
 
     def _give_back(self, sender: Sender, flight: Flight, wait: float) -> None:

@@ -20,13 +20,14 @@ from gateway.dispatch.governor import Governor
 from gateway.dispatch.lanes import Lanes
 from gateway.dispatch.quarantine import POISON_CUTS, POISONOUS, Quarantine
 from gateway.dispatch.retry import Decision, History, Limits, decide
+from gateway.dispatch.turns import Turn
 from gateway.http2.connection import Requests
 from gateway.http2.pool import DialFailure, Pool
 from gateway.http2.protocol import Answer, Results, Tag
 from gateway.model import Lane, Route, State
 from gateway.observe.metrics import Handshake, Metrics
 from gateway.policy.screening import overdue
-from gateway.queue.base import DeadTarget
+from gateway.queue.base import DeadTarget, load
 from providers.base import Credential, Headers, Outcome, Provider, Rendered, Scope, Verdict
 
 DOUBTED = "not believed while nothing of its route is accepted"
@@ -66,10 +67,11 @@ class Sender:
         finished: Callable[[Flight], None],
         failed: Callable[[Flight, Exception], None],
         held: Callable[[Sender, Scope], None],
+        turn: Turn,
         jitter: random.Random,
         clock: Callable[[], float],
     ) -> None:
-        """`origin` is where requests go; `clock` is `Queue.time`.
+        """`origin` is where requests go; all senders of an app share its `turn`; `clock` is `Queue.time`.
 
         `finished` is told of flights of which no delivery is left, `failed` of those whose plan raised; both have to
         `remove` the flight. `held` is told when a hold begins that concerns more than this route.
@@ -82,6 +84,8 @@ class Sender:
         self.breaker = breaker
         self.budget = budget
         self.flights: set[Flight] = set()
+        self.in_hand = dict.fromkeys(Lane, 0)
+        """The load of `flights`, see `gateway.queue.base.load`."""
         self.stopped = False
         self.pool: Pool
         self.quarantine: Quarantine
@@ -93,6 +97,7 @@ class Sender:
         self._finished = finished
         self._failed = failed
         self._held = held
+        self._turn = turn
         self._jitter = jitter
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -108,6 +113,7 @@ class Sender:
     def add(self, flight: Flight) -> None:
         """Take a flight."""
         self.flights.add(flight)
+        self.in_hand[flight.job.lane] += load(flight.lease.count)
         if not flight.left:
             self._finished(flight)
         elif not self._end_overdue(flight, time.time()) and flight.ready:
@@ -115,7 +121,9 @@ class Sender:
 
     def remove(self, flight: Flight) -> None:
         """Forget a flight, whatever of it is on the wire: the queue has it back, or somebody else."""
-        self.flights.discard(flight)
+        if flight in self.flights:
+            self.flights.remove(flight)
+            self.in_hand[flight.job.lane] -= load(flight.lease.count)
         self._lanes.remove(flight)
         flight.detach()
 
@@ -180,6 +188,9 @@ class Sender:
         while (flight := self._lanes.first()) is not None:
             if self._end_overdue(flight, wall) or self._run_out(flight):
                 continue
+            if self._turn.left <= 0:
+                self._turn.wait(self.pool.wake)
+                return None
             auth = self.credential.headers(self.origin, wall)
             count = 0 if auth is None else self._allowance(flight, streams, window, now)
             if auth is None or not count:
@@ -233,6 +244,7 @@ class Sender:
         if self.breaker.cause is not None:
             self.breaker.probe()
         self.governor.spend(len(indexes))
+        self._turn.spend(len(indexes))
         flight.body_size = max(map(len, rendered.bodies))
         tags = [(flight, index) for index in indexes]
         return Requests(head, rendered.fields, rendered.bodies, tags)
@@ -241,7 +253,7 @@ class Sender:
         allowed = self.breaker.allowance(now, self._on_wire)
         # At least one request, even if its body is larger than the window: it then goes out in parts.
         by_window = max(1, window // flight.body_size)
-        count = min(streams, by_window, flight.plan.slice, self.governor.room(now))
+        count = min(streams, by_window, flight.plan.slice, self._turn.left, self.governor.room(now))
         return count if allowed is None else min(count, allowed)
 
     def _drop_rejected(

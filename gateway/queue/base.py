@@ -16,7 +16,7 @@ from __future__ import annotations
 import enum
 import sys
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -117,19 +117,32 @@ class DeadTarget(NamedTuple):
     reason: str
 
 
+BATCH_LOAD = 32
+"""What a batch costs its holder beyond its deliveries, in deliveries (some 0.5 KiB each): job, plan, columns' heads."""
+
+BOUNDLESS: Mapping[Lane, int] = dict.fromkeys(Lane, sys.maxsize)
+
+
+def load(count: int) -> int:
+    """What a batch of so many deliveries takes of a holder's room."""
+    return count + BATCH_LOAD
+
+
 class Room(NamedTuple):
-    """What a holder can take."""
+    """What a holder can take. See `sharing` for how it is divided."""
 
     batches: int
+    """Most to take now."""
     per_route: int
-    """Most promotional batches of one route; the transactional lane is bounded by `batches` alone, so that a campaign
-    never stands before a one-time code."""
+    """Load of promotional work of one route from which on it gets no more."""
     closed: Collection[Route]
     """Routes that take nothing now."""
-    held: dict[Route, int]
-    """Batches already held, counted against `per_route`; a route that holds less is served first."""
-    promotional: int = sys.maxsize
-    """How many of `batches` may be promotional."""
+    held: Mapping[tuple[Lane, Route], int]
+    """Load in hand."""
+    capacity: Mapping[Lane, int] = BOUNDLESS
+    """Load that may be in hand, by lane: apart, so that neither class stands before the other's door."""
+    weights: Mapping[str, float] = {}
+    """Of apps; 1 where none is given."""
 
 
 class Queue(Protocol):

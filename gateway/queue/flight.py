@@ -74,6 +74,7 @@ class FlightRecorder:
         self._map[: _HEADER.size] = _HEADER.pack(_MAGIC, boot_id(), slots)
         self._free = list(range(slots))
         self._armed: dict[Entry, int] = {}
+        self._used: set[int] = set()  # the slots of `_armed`
         self._views: dict[int, weakref.ref[memoryview]] = {}
 
     @property
@@ -100,6 +101,7 @@ class FlightRecorder:
         view = memoryview(self._map)[body : body + len(states)]
         at_work = memoryview(self._map)[body - 1 : body]
         self._armed[entry] = slot
+        self._used.add(slot)
         # A holder may keep its view for longer than the lease and even write to it: the slot is another batch's only
         # when nobody can reach it any more.
         self._views[slot] = weakref.ref(view, partial(self._forsaken, slot))
@@ -110,12 +112,13 @@ class FlightRecorder:
         slot = self._armed.pop(entry, None)
         if slot is None:
             return
+        self._used.discard(slot)
         _SLOT.pack_into(self._map, _HEADER_SIZE + slot * _SLOT_SIZE, 0, 0, 0, False)
         if self._views[slot]() is None:
             self._free.append(slot)
 
     def _forsaken(self, slot: int, _view: weakref.ref[memoryview]) -> None:
-        if slot not in self._armed.values():
+        if slot not in self._used:
             self._free.append(slot)
 
     def close(self, *, remove: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import apsw
@@ -16,9 +16,15 @@ from gateway.queue.flight import Entry, Trace
 from gateway.queue.ordering import step_out
 from gateway.queue.rows import every, first, only
 from gateway.queue.schema import BatchState, JobState
+from gateway.queue.sharing import Candidate, Chosen, Shares
 
 ROUTES_AT_ONCE = 256
 """Routes looked at by one lease. With more, the next lease goes on where this one ended."""
+
+CANDIDATES_AT_ONCE = 32
+
+PROMOTIONAL_PART = 16
+"""One in so many batches of a lease is promotional, however much transactional work there is."""
 
 EXPIRED_AT_ONCE = 32
 
@@ -68,13 +74,6 @@ class Batch(NamedTuple):
         return max(0, min(int((now - self.created) * 1000), 0xFFFFFFFF))
 
 
-class _Candidate(NamedTuple):
-    rank: int
-    """How many batches of the route are ahead of it, held ones included: the fairness over routes."""
-    sequence: int
-    route: Route
-
-
 # --- taking
 
 
@@ -104,28 +103,26 @@ def lease(
     Batches that `last_chance` holders died with are suspects, and a holder has one of them at a time: its death then
     parks that one and no other, and the innocent lose their suspicion by being completed.
     """
-    held = dict(room.held)
     taken: list[Taken] = []
     next_scan = 0
     if limit and not holds_suspect and (suspect := _suspect(db, room, last_chance)) is not None:
         taken.append(_take(db, suspect, owner, until))
-        held[suspect.route] = held.get(suspect.route, 0) + 1
     for lane in Lane:
-        limit = min(limit, len(taken) + room.promotional) if lane is Lane.PROMOTIONAL else limit
+        left = limit - len(taken) - (limit // PROMOTIONAL_PART if lane is Lane.TRANSACTIONAL else 0)
+        shares = Shares(room, lane)
         for start in dict.fromkeys((scan_from, 0)):
-            left = limit - len(taken)
             if left == 0:
                 break
-            candidates, end = _candidates(db, lane, room, held, left, start, last_chance)
-            for candidate in sorted(candidates)[:left]:
-                taken.append(_take(db, candidate, owner, until))
-                held[candidate.route] = held.get(candidate.route, 0) + 1
+            waiting, end = _waiting(db, lane, room, shares, start, last_chance)
+            chosen = shares.choose(waiting, left)
+            taken += [_take(db, each, owner, until) for each in chosen]
+            left -= len(chosen)
             if start == scan_from:
                 next_scan = max(next_scan, end)
     return taken, next_scan
 
 
-def _suspect(db: apsw.Connection, room: Room, last_chance: int) -> _Candidate | None:
+def _suspect(db: apsw.Connection, room: Room, last_chance: int) -> Chosen | None:
     """The first ready batch on its last chance that there is room for."""
     rows = every(
         db,
@@ -135,27 +132,38 @@ def _suspect(db: apsw.Connection, room: Room, last_chance: int) -> _Candidate | 
     )
     for sequence, lane, *key in rows:
         route = Route(*key)
-        if route not in room.closed and (lane == Lane.TRANSACTIONAL or room.promotional > 0):
-            return _Candidate(0, sequence, route)
+        if route not in room.closed and Shares(room, Lane(lane)).open(route):
+            return Chosen(sequence, route)
     return None
 
 
-def _candidates(
-    db: apsw.Connection, lane: Lane, room: Room, held: dict[Route, int], limit: int, start: int, last_chance: int
-) -> tuple[list[_Candidate], int]:
-    found, routes = [], _routes_with_work(db, lane, start)
-    for number, route in routes:
-        before = held.get(route, 0)
-        most = limit if lane is Lane.TRANSACTIONAL else min(limit, room.per_route - before)
-        if most > 0 and route not in room.closed:
-            waiting = every(
-                db,
-                "SELECT sequence FROM batches WHERE state = 1 AND lane = ? AND route = ? AND crashes < ? "
-                "ORDER BY sequence LIMIT ?",
-                (lane, number, last_chance, most),
-            )
-            found += [_Candidate(before + ahead, sequence, route) for ahead, (sequence,) in enumerate(waiting)]
-    return found, routes[-1][0] if len(routes) == ROUTES_AT_ONCE else 0
+def _waiting(
+    db: apsw.Connection, lane: Lane, room: Room, shares: Shares, start: int, last_chance: int
+) -> tuple[dict[Route, Iterator[Candidate]], int]:
+    """Ready batches of the routes that may have more, and where a scan over the routes goes on."""
+    routes = _routes_with_work(db, lane, start)
+    waiting = {
+        route: _ready(db, lane, number, last_chance)
+        for number, route in routes
+        if route not in room.closed and shares.open(route)
+    }
+    return waiting, routes[-1][0] if len(routes) == ROUTES_AT_ONCE else 0
+
+
+def _ready(db: apsw.Connection, lane: Lane, number: int, last_chance: int) -> Iterator[Candidate]:
+    """A route's ready batches, oldest first, read as far as somebody asks."""
+    last = 0
+    while True:
+        page = every(
+            db,
+            "SELECT sequence, count FROM batches WHERE state = 1 AND lane = ? AND route = ? AND sequence > ? "
+            "AND crashes < ? ORDER BY sequence LIMIT ?",
+            (lane, number, last, last_chance, CANDIDATES_AT_ONCE),
+        )
+        yield from (Candidate(*row) for row in page)
+        if len(page) < CANDIDATES_AT_ONCE:
+            return
+        last = page[-1][0]
 
 
 def _routes_with_work(db: apsw.Connection, lane: Lane, start: int) -> list[tuple[int, Route]]:
@@ -171,8 +179,8 @@ def _routes_with_work(db: apsw.Connection, lane: Lane, start: int) -> list[tuple
     return [(number, Route(*key)) for number, *key in rows]
 
 
-def _take(db: apsw.Connection, candidate: _Candidate, owner: str, until: float) -> Taken:
-    sequence = candidate.sequence
+def _take(db: apsw.Connection, chosen: Chosen, owner: str, until: float) -> Taken:
+    sequence = chosen.sequence
     db.execute(
         "UPDATE batches SET state = ?, attempt = attempt + 1, owner = ?, lease_until = ? WHERE sequence = ?",
         (BatchState.LEASED, owner, until, sequence),
@@ -185,7 +193,7 @@ def _take(db: apsw.Connection, candidate: _Candidate, owner: str, until: float) 
         (sequence,),
     )
     stored = Columns(states, notes, milliseconds) if states is not None else None
-    return Taken(sequence, batch_id, attempt, until, crashes, failures, job_id, candidate.route, size, columns, stored)
+    return Taken(sequence, batch_id, attempt, until, crashes, failures, job_id, chosen.route, size, columns, stored)
 
 
 def message(db: apsw.Connection, job_id: str) -> bytes:

@@ -111,7 +111,7 @@ CREATE TABLE batches (
     finished REAL
 ) STRICT;
 CREATE INDEX batches_job ON batches (job);
-CREATE INDEX batches_ready ON batches (lane, route, sequence, crashes) WHERE state = 1;
+CREATE INDEX batches_ready ON batches (lane, route, sequence, crashes, count) WHERE state = 1;
 CREATE INDEX batches_suspected ON batches (lane, sequence) WHERE state = 1 AND crashes > 0;
 CREATE INDEX batches_oldest ON batches (sequence) WHERE state = 1;
 CREATE INDEX batches_scheduled ON batches (due) WHERE state = 6;

@@ -84,7 +84,7 @@ class SqliteQueue:
         owner: str,
         lease_seconds: float = 60.0,
         high_water: int = 10_000_000,
-        slots: int = 256,
+        slots: int = 6144,
         max_crashes: int = 3,
         on_crash: Callable[[int], None] = lambda batches: None,
         keep_answers: float = 86_400.0,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gateway.model import INDEX_DIGITS, Job, Lane, Route, State, delivery_prefix, milliseconds_column
@@ -24,6 +24,7 @@ from gateway.queue.base import (
     Room,
     Twin,
 )
+from gateway.queue.sharing import Candidate, Shares
 from gateway.receipts.states import PENDING, WORDS, InvalidToken, InvalidTokens, JobStatus, Page, Receipt
 
 
@@ -143,43 +144,37 @@ class MemoryQueue:
 
     async def lease(self, room: Room, now: float) -> list[Lease]:
         taken: list[Lease] = []
-        held = Counter(room.held)
-        due = [
-            (job.job.lane, batch.due, number)
-            for number, (job, batch) in enumerate(self._sequence)
-            if batch.complete_at is None
-            and self._first_of_its_key(job)
-            and batch.due <= now
-            and batch.held_until <= self.time()
-            and batch.new.route not in room.closed
-        ]
-        promotional = room.promotional
-        for lane, _, number in sorted(due):
-            job, batch = self._sequence[number]
-            route = batch.new.route
-            full = lane is Lane.PROMOTIONAL and (promotional == 0 or held[route] >= room.per_route)
-            if full or len(taken) == room.batches:
-                continue
-            promotional -= lane is Lane.PROMOTIONAL
-            held[route] += 1
-            batch.attempt += 1
-            batch.held_until = self.time() + self._lease_seconds
-            new = batch.new
-            taken.append(
-                Lease(
-                    sequence=number,
-                    batch_id=new.id,
-                    attempt=batch.attempt,
-                    until=batch.held_until,
-                    job=job.job,
-                    route=route,
-                    count=new.count,
-                    columns=new.columns,
-                    progress=_copy(batch.progress),
-                    failures=batch.failures,
-                )
-            )
+        for lane in Lane:
+            left = room.batches - len(taken)
+            chosen = Shares(room, lane).choose(self._waiting(lane, room, now), left)
+            taken += [self._take(number) for number, _ in chosen]
         return taken
+
+    def _waiting(self, lane: Lane, room: Room, now: float) -> dict[Route, Iterator[Candidate]]:
+        waiting: defaultdict[Route, list[Candidate]] = defaultdict(list)
+        for number, (job, batch) in enumerate(self._sequence):
+            due = not batch.ended and batch.due <= now and batch.held_until <= self.time()
+            if due and job.job.lane is lane and batch.new.route not in room.closed and self._first_of_its_key(job):
+                waiting[batch.new.route].append(Candidate(number, batch.new.count))
+        return {route: iter(candidates) for route, candidates in waiting.items()}
+
+    def _take(self, number: int) -> Lease:
+        job, batch = self._sequence[number]
+        batch.attempt += 1
+        batch.held_until = self.time() + self._lease_seconds
+        new = batch.new
+        return Lease(
+            sequence=number,
+            batch_id=new.id,
+            attempt=batch.attempt,
+            until=batch.held_until,
+            job=job.job,
+            route=new.route,
+            count=new.count,
+            columns=new.columns,
+            progress=_copy(batch.progress),
+            failures=batch.failures,
+        )
 
     def _first_of_its_key(self, stored: StoredJob) -> bool:
         """Whether no job with its ordering key that was sealed earlier has work left."""

@@ -15,6 +15,7 @@ from gateway.dispatch.governor import Governor
 from gateway.dispatch.quarantine import Quarantine
 from gateway.dispatch.retry import Limits
 from gateway.dispatch.sender import Sender
+from gateway.dispatch.turns import Turn
 from gateway.http2.connection import Requests
 from gateway.http2.pool import Counts
 from gateway.http2.protocol import Answer, Results
@@ -151,6 +152,10 @@ class ScriptedPool:
     def __init__(self) -> None:
         self.replaced = 0
         self.ticks = 0
+        self.wakes = 0
+
+    def wake(self) -> None:
+        self.wakes += 1
 
     def replace(self) -> None:
         self.replaced += 1
@@ -252,6 +257,7 @@ class Bench:
             finished=self._finished,
             failed=self._failed,
             held=lambda sender, scope: self.held.append(scope),
+            turn=Turn(),
             jitter=jitter,
             clock=asyncio.get_running_loop().time,
         )

@@ -200,7 +200,7 @@ async def test_a_one_time_code_leaves_within_milliseconds_of_its_lease_during_a_
 
 
 async def test_a_route_has_no_more_batches_in_hand_than_it_may() -> None:
-    world = World(batches_per_route=3)
+    world = World(deliveries_per_route=100)
     world.shop.behave = hang()
     async with world.run():
         await asyncio.sleep(1.0)
@@ -257,13 +257,13 @@ class TestNeighbours:
                 assert set(await world.complete(job, 200.0)) == {"accepted"}
 
     async def test_no_route_takes_all_there_is(self) -> None:
-        world = World(batches_per_route=1000)
+        world = World(deliveries_per_route=10**9)
         world.shop.behave = hang()
         async with world.run():
             await asyncio.sleep(1.0)
-            await world.submit(*[1] * 1000)
+            await world.submit(*[1000] * 200)
             await asyncio.sleep(3.0)
-            assert len(world.queue.leases) <= rules.MAX_BATCHES / 2
+            assert len(world.queue.leases) == rules.CAPACITY[Lane.PROMOTIONAL] // 2 // 1032 + 1
             other = await world.submit(*[10] * 3, route=Route("bank", "stub"))
             await world.complete(other, 1.0)
 
@@ -628,7 +628,7 @@ class TestTheQueue:
 
 class TestCancelling:
     async def test_what_is_not_sent_yet_ends_soon(self) -> None:
-        world = World(batches_per_route=2)
+        world = World(deliveries_per_route=600)
         world.shop.behave = lambda path: Answer(delay=1.0)
         async with world.run():
             job = await world.submit(300, 300)

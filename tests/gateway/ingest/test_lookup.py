@@ -24,7 +24,7 @@ async def submit(gateway: Gateway, count: int) -> str:
 
 
 async def deliver(queue: MemoryQueue, state: State = State.ACCEPTED) -> None:
-    for lease in await queue.lease(Room(100, 100, (), {}), time.time()):
+    for lease in await queue.lease(Room(100, 10_000, (), {}), time.time()):
         lease.progress.states[:] = bytes([state]) * lease.count
         await queue.complete(lease, [], time.time())
 
@@ -165,7 +165,7 @@ async def test_a_question_for_receipts_is_checked(
 async def test_dead_tokens_are_read_with_a_cursor(gateway: Gateway) -> None:
     """Of one app; the cursor of the last page finds what comes later."""
     await submit(gateway, 2)
-    [lease] = await gateway.queue.lease(Room(1, 1, (), {}), time.time())
+    [lease] = await gateway.queue.lease(Room(1, 10_000, (), {}), time.time())
     dead = [DeadTarget(b"token0", 5.0, "Unregistered"), DeadTarget(b"token1", 6.0, "Unregistered")]
     await gateway.queue.complete(lease, dead, time.time())
     first = await get(gateway, "/v1/tokens/invalid?app=shop&limit=1")

@@ -43,7 +43,7 @@ async def test_from_upload_to_receipts(durable: Gateway, streamed: bool) -> None
         lines(*recipients, head=head) if streamed else {**head, "recipients": recipients}
     )
     assert (status, answer["accepted"]) == (202, 2500)
-    leases = await durable.queue.lease(Room(10, 10, (), {}), time.time())
+    leases = await durable.queue.lease(Room(10, 10_000, (), {}), time.time())
     assert sum(lease.count for lease in leases) == 2500
     for lease in leases:
         tokens, names, registered = [column.split(b"\n") for column in lease.columns]
@@ -88,7 +88,7 @@ async def test_a_broken_upload_frees_its_key(durable: Gateway) -> None:
         writer.transport.abort()
         while (await durable.queue.depth()).batches:
             await asyncio.sleep(0.001)
-    assert await durable.queue.lease(Room(10, 10, (), {}), time.time()) == []
+    assert await durable.queue.lease(Room(10, 10_000, (), {}), time.time()) == []
     status, answer = await durable.post(body, **KEY)
     assert (status, answer["accepted"]) == (202, 3000)
 

@@ -20,7 +20,7 @@ from gateway.queue.base import (
     Replay,
     Twin,
 )
-from tests.gateway.queue.samples import APNS, FCM, NOW, WEB, batch, job, room, stored
+from tests.gateway.queue.samples import APNS, FCM, NOW, ONE, WEB, batch, job, room, stored
 
 LEASE_SECONDS = 60.0
 HIGH_WATER = 2_000
@@ -217,25 +217,51 @@ class QueueContract:
     async def test_what_is_held_counts(self, queue: Queue) -> None:
         """`per_route` bounds held and new batches of a route; those who hold less are served first."""
         await stored(queue, *(batch(1, APNS) for _ in range(5)), *(batch(1, FCM) for _ in range(5)))
-        leases = await queue.lease(room(per_route=3, apns=2), NOW)
+        leases = await queue.lease(room(per_route=3 * ONE, apns=2 * ONE), NOW)
         assert sorted(lease.route.provider for lease in leases) == ["apns", "fcm", "fcm", "fcm"]
         await stored(queue, batch(1, WEB))
-        (lease,) = await queue.lease(room(batches=1, apns=1, fcm=3), NOW)
+        (lease,) = await queue.lease(room(batches=1, apns=ONE, fcm=3 * ONE), NOW)
         assert lease.route == WEB
 
     async def test_a_full_route_takes_transactional_work(self, queue: Queue) -> None:
         """However much of a campaign is held, a one-time code is leased at once."""
         await stored(queue, *(batch(1, APNS) for _ in range(5)))
         urgent = [await stored(queue, batch(1, APNS), lane=Lane.TRANSACTIONAL) for _ in range(3)]
-        leases = await queue.lease(room(batches=8, per_route=2, apns=2), NOW)
+        leases = await queue.lease(room(batches=8, per_route=2 * ONE, apns=2 * ONE), NOW)
         assert [lease.job.id for lease in leases] == [new.id for new in urgent]
 
     async def test_campaigns_take_no_more_than_their_part(self, queue: Queue) -> None:
         """Of all that may be held a part is kept for transactional work, however many routes have campaigns."""
         await stored(queue, *(batch(1, route) for route in (APNS, FCM, WEB)))
         urgent = await stored(queue, batch(1, WEB), lane=Lane.TRANSACTIONAL)
-        leases = await queue.lease(room()._replace(promotional=2), NOW)
+        capacity = {Lane.TRANSACTIONAL: 9 * ONE, Lane.PROMOTIONAL: 4 * ONE}  # an app that is alone gets half
+        leases = await queue.lease(room()._replace(capacity=capacity), NOW)
         assert [lease.job.id == urgent.id for lease in leases] == [True, False, False]
+
+    async def test_apps_share_by_weight(self, queue: Queue) -> None:
+        """Deliveries are shared by weight, whatever sizes of batches they come in and however many routes."""
+        await stored(queue, *(batch(10, Route("shop", "webpush", f"https://{n}.example")) for n in range(60)))
+        await stored(queue, *(batch(10, APNS) for _ in range(60)))
+        await stored(queue, *(batch(10, Route("bank", "apns")) for _ in range(60)), app="bank")
+        leases = await queue.lease(room(batches=12, weights={"shop": 1.0, "bank": 3.0}), NOW)
+        assert Counter(lease.route.app for lease in leases) == {"shop": 3, "bank": 9}
+
+    async def test_nobody_takes_all_there_is(self, queue: Queue) -> None:
+        """However much one app has waiting, another finds room."""
+        await stored(queue, *(batch(1, APNS) for _ in range(SLOTS)))
+        capacity = dict.fromkeys(Lane, 8 * ONE)
+        mine = await queue.lease(room()._replace(capacity=capacity), NOW)
+        assert len(mine) == 4
+        await stored(queue, batch(1, Route("bank", "apns")), app="bank")
+        more = await queue.lease(room(apns=4 * ONE)._replace(capacity=capacity), NOW)
+        assert [lease.route.app for lease in more] == ["bank"]
+
+    async def test_campaigns_never_starve(self, queue: Queue) -> None:
+        """However much transactional work there is, each lease takes something of a campaign."""
+        await stored(queue, *(batch(1) for _ in range(SLOTS)), lane=Lane.TRANSACTIONAL)
+        await stored(queue, batch(1), batch(1))
+        leases = await queue.lease(room(batches=SLOTS), NOW)
+        assert Counter(lease.job.lane for lease in leases) == {Lane.TRANSACTIONAL: SLOTS - 1, Lane.PROMOTIONAL: 1}
 
     async def test_closed_routes_take_nothing(self, queue: Queue) -> None:
         """Work of a closed route stays where it is."""
@@ -249,7 +275,7 @@ class QueueContract:
         await stored(queue, *(batch(1, route) for route in routes for _ in range(2)))
         turns: Counter[Route] = Counter()
         for _ in range(2 * 600 // SLOTS + 10):
-            for lease in await queue.lease(room(batches=SLOTS, per_route=1), NOW):
+            for lease in await queue.lease(room(batches=SLOTS, per_route=ONE), NOW):
                 turns[lease.route] += 1
                 await queue.complete(accept(lease), [], NOW)
         assert turns == dict.fromkeys(routes, 2)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gateway.model import Job, Lane, Route, new_batch_id, new_job_id
-from gateway.queue.base import NewBatch, Queue, Room
+from gateway.queue.base import NewBatch, Queue, Room, load
 from providers.base import Message
 
 NOW = 1_800_000_000.0
@@ -50,10 +52,20 @@ def batch(count: int = 3, route: Route = APNS) -> NewBatch:
     )
 
 
-def room(batches: int = 100, per_route: int = 100, closed: tuple[Route, ...] = (), **held: int) -> Room:
-    """Room for a holder; `held` by provider of the app `shop`."""
-    by_route = {route: held[route.provider] for route in (APNS, FCM, WEB) if route.provider in held}
-    return Room(batches, per_route, closed, by_route)
+ONE = load(1)
+"""What a batch of one delivery takes of a holder's room."""
+
+
+def room(
+    batches: int = 100,
+    per_route: int = 100_000,
+    closed: tuple[Route, ...] = (),
+    weights: Mapping[str, float] | None = None,
+    **held: int,
+) -> Room:
+    """Room for a holder; `held` is promotional load by provider of the app `shop`."""
+    by_route = {(Lane.PROMOTIONAL, route): held[route.provider] for route in (APNS, FCM, WEB) if route.provider in held}
+    return Room(batches, per_route, closed, by_route, weights=weights or {})
 
 
 async def stored(
