@@ -245,6 +245,7 @@ class Sender:
             self.breaker.probe()
         self.governor.spend(len(indexes))
         self._turn.spend(len(indexes))
+        self._lanes.served(flight.job.lane, len(indexes))
         flight.body_size = max(map(len, rendered.bodies))
         tags = [(flight, index) for index in indexes]
         return Requests(head, rendered.fields, rendered.bodies, tags)

@@ -233,6 +233,7 @@ class Bench:
         rate: float | None = None,
         limits: Limits = Limits(),
         max_dead_share: float = 0.5,
+        turn: Turn | None = None,
         retry_share: float = 0.2,
         retry_floor: float = 10.0,
     ) -> None:
@@ -257,7 +258,7 @@ class Bench:
             finished=self._finished,
             failed=self._failed,
             held=lambda sender, scope: self.held.append(scope),
-            turn=Turn(),
+            turn=turn or Turn(),
             jitter=jitter,
             clock=asyncio.get_running_loop().time,
         )
