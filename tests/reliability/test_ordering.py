@@ -15,7 +15,7 @@ from tests.reliability.virtual_world import Recording, VirtualWorld, install
 ROW = "R19"
 LOOPS = ("virtual",)
 EACH = 20
-RECIPIENTS = 5
+RECIPIENTS = 10
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -57,7 +57,7 @@ async def test_no_newer_before_older(
 ) -> None:
     """Per key the service is asked in the order in which the jobs were accepted, whatever it answers meanwhile."""
     install(monkeypatch)
-    seed, keys = 19, 2_000 if long else 200
+    seed, keys = 19, 1_000 if long else 100
     print(f"seed {seed}, {keys} keys of {EACH} jobs of {RECIPIENTS}")
     service = Recording(moody(seed), streams=1000)
     world = VirtualWorld(tmp_path / "queue.db", {"shop": service}, backoff_base=0.2)

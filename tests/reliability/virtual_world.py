@@ -47,10 +47,12 @@ class LoopWriter(Writer):
         connection.execute(
             "PRAGMA synchronous = OFF"
         )  # nobody pulls a plug here, and each commit would wait for a disk
-        self._connection = connection
-        self._turnstile = turnstile
+        super().__init__(connection, turnstile)
         self._group: list[_Waiting] = []
         self._busy = False
+
+    def _run(self) -> None:
+        """The thread has nothing to do."""
 
     def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
         future: asyncio.Future[T] = virtual_loop().create_future()
