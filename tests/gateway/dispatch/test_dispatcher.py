@@ -438,6 +438,29 @@ class TestPoison:
         monkeypatch.setattr(STUB, "compile", compile_message)
         return tried
 
+    async def test_while_it_is_prepared_its_lease_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """So that a process's death is put down to the batch that it was at work on."""
+        world, compile_stub, marks, leases = World(), STUB.compile, list[list[int]](), list[Lease]()
+        lease = world.queue.lease
+
+        async def leased(*arguments: Any) -> list[Lease]:
+            taken = await lease(*arguments)
+            leases.extend(taken)
+            return taken
+
+        def compile_message(self: Any, *args: Any) -> Any:
+            marks.append([each.at_work[0] for each in leases])
+            return compile_stub(self, *args)
+
+        monkeypatch.setattr(world.queue, "lease", leased)
+        monkeypatch.setattr(STUB, "compile", compile_message)
+        jobs = [await world.submit(2, title=title) for title in ("first", "second")]
+        async with world.run():
+            for job in jobs:
+                assert await world.complete(job, 5.0) == ["accepted"] * 2
+        assert [sum(mark) for mark in marks] == [1, 1]
+        assert not any(each.at_work[0] for each in leases)
+
     async def test_the_others_go_on_and_it_waits_longer_and_longer(self, broken: list[float]) -> None:
         world = World()
         async with world.run():

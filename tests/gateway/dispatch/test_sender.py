@@ -19,7 +19,7 @@ from gateway.http2.connection import Requests
 from gateway.http2.protocol import Answer, Results
 from gateway.model import Lane, Note, State
 from gateway.queue.base import DeadTarget
-from providers.base import Outcome, Scope, Verdict
+from providers.base import Outcome, Rendered, Rows, Scope, Verdict
 from tests.gateway.dispatch.scripted import Bench, flight, job, lease, targets, words
 from tests.gateway.virtual import EPOCH
 
@@ -195,6 +195,24 @@ class TestPoison:
         bench.accept(requests)
         assert bench.on_wire == 0
         assert not bench.finished
+
+    @pytest.mark.parametrize("crash", [None, ZeroDivisionError()])
+    async def test_while_it_is_rendered_its_lease_says_so(self, bench: Bench, crash: Exception | None) -> None:
+        """So that a process's death is put down to the batch that it was at work on; and only as long as it is."""
+        batches, marks = [bench.add(3), bench.add(3)], []
+        render = bench.plan.render
+
+        def watched(rows: Rows, now: float) -> Rendered:
+            marks.append([batch.lease.at_work[0] for batch in batches])
+            if crash is not None:
+                raise crash
+            return render(rows, now)
+
+        bench.plan.render = watched  # type: ignore[method-assign]
+        for _ in batches:
+            bench.take()
+            assert [batch.lease.at_work[0] for batch in batches] == [0, 0]
+        assert marks == [[1, 0], [0, 1]]
 
     async def test_an_answer_that_raises_takes_no_other_with_it(self, bench: Bench) -> None:
         batch = bench.add(2)
