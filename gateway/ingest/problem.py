@@ -113,11 +113,18 @@ def located(error: Exception, text: bytes | msgspec.Raw, kind: type[msgspec.Stru
 
 
 def _steps(path: str, text: bytes | msgspec.Raw, kind: Any) -> list[str | int]:
-    """The keys and positions of msgspec's path. `[...]` is the first value of a mapping that is not of `kind`."""
+    """The keys and positions of msgspec's path. `[...]` is the first value of a mapping that is not of `kind`.
+
+    They lead only to the mapping if something behind it is no JSON, which decoding did not come to.
+    """
     steps: list[str | int] = [int(step) if step.isdecimal() else step for step in _STEP.findall(path)]
     level: Any
     for at, step in enumerate(steps if "..." in steps else ()):
-        level = msgspec.json.decode(text, type=list[msgspec.Raw] if isinstance(step, int) else dict[str, msgspec.Raw])
+        container = list[msgspec.Raw] if isinstance(step, int) else dict[str, msgspec.Raw]
+        try:
+            level = msgspec.json.decode(text, type=container)
+        except (ValueError, RecursionError):
+            return steps[: steps.index("...")]
         if step == "...":
             steps[at] = step = next((key for key, value in level.items() if not _decodes(value, kind)), "")
         if step not in level and not isinstance(step, int):

@@ -281,6 +281,16 @@ def test_a_value_within_an_array_is_found() -> None:
     assert located(caught.value, text, _Line).pointer.startswith("/values/1/")
 
 
+@pytest.mark.parametrize("behind", [b'"\\ud800"', b"[" * DEEP, b'"\xff"', b"tru"])
+async def test_what_comes_before_something_that_is_no_json_is_pointed_at(gateway: Gateway, behind: bytes) -> None:
+    """Decoding ended at the first mistake; telling where it is must not stumble over the next one."""
+    body = b'{"app": "shop", "class": "promotional", "message": {"data": {"a": [[]]}}, "recipients": ' + behind + b"}"
+    async with gateway.session.post("/v1/jobs", data=body, headers={"Content-Type": "application/json"}) as response:
+        problem = await response.json(content_type=None)
+    assert 400 <= response.status < 500, problem
+    assert problem["errors"][0]["pointer"] in ("/message/data", "/message/data/a")
+
+
 async def test_nobody_else_waits_for_a_large_body(gateway: Gateway) -> None:
     """A body of 8 MiB is taken in slices of a few milliseconds: between them, others get their turn."""
     large = json.dumps(document(*[recipient(n) for n in range(100_000)])).encode()
