@@ -96,12 +96,15 @@ def serve(
     from gateway.observe import logs
     from gateway.observe.cells import SlotTaken
     from gateway.observe.metrics import clear
+    from gateway.queue.base import QueueError
+    from gateway.queue.schema import prepare
 
     config, over = _config(config), {} if workers is None else {"CARILLON_WORKERS": str(workers)}
     settings = _settings(config, over)
-    with _refusing(CredentialsError, SlotTaken, OSError):
+    with _refusing(CredentialsError, SlotTaken, QueueError, OSError):
         CredentialStore(settings.blocks())  # the workers load them again; here all errors are told once
         clear(settings.data / "metrics")
+        prepare(settings.queue.path)
         listeners = bind(settings.http.host, settings.http.port)
     logs.configure(settings.observe.log_level, settings.observe.log_format)
     raise typer.Exit(_supervise(settings, config, listeners, lambda: _renewed(settings, config, over)))

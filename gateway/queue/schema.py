@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import os
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -223,6 +224,7 @@ def connect(path: Path) -> apsw.Connection:
     try:
         connection = apsw.Connection(os.fspath(path))
         be_patient(connection, BUSY_MILLISECONDS)
+        check_ours(connection, path)  # before anything of it is changed
         if connection.pragma("page_count") == 0:
             connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # on an existing file it would write each time
@@ -244,14 +246,26 @@ def connect(path: Path) -> apsw.Connection:
     return connection
 
 
+def prepare(path: Path) -> None:
+    """See that a file can be used, and bring it up to date, before processes are started that share it.
+
+    Raises:
+        QueueError: as `connect` and `migrate`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(connect(path)) as connection:
+        migrate(connection, path)
+
+
 def check_ours(connection: apsw.Connection, path: Path) -> None:
-    """Refuse a database that this program cannot read.
+    """Refuse a database that this program cannot read; one with nothing in it is anybody's.
 
     Raises:
         QueueError: it is somebody else's file, or a newer program has written it.
     """
-    version = connection.pragma("user_version")
-    if connection.pragma("application_id") != APPLICATION_ID:
+    application, version = connection.pragma("application_id"), connection.pragma("user_version")
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+    if application != APPLICATION_ID and (application, version, tables) != (0, 0, 0):
         raise QueueError(f"{path} is another program's database: point the queue to a file of its own")
     if version > VERSION:
         raise QueueError(
@@ -285,10 +299,8 @@ def _look_into(connection: apsw.Connection) -> None:
 
 
 def _migrate(connection: apsw.Connection, path: Path) -> None:
-    application, version = connection.pragma("application_id"), connection.pragma("user_version")
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
-    if (application, version, tables) != (0, 0, 0):
-        check_ours(connection, path)
+    check_ours(connection, path)
+    version = connection.pragma("user_version")
     _look_into(connection)
     if version < VERSION:  # otherwise nothing is written, so that a full disk does not keep the gateway from starting
         for step in MIGRATIONS[version:]:
