@@ -16,6 +16,7 @@ from gateway.ingest.intake import Answer, Apps, Intake, Meter
 from gateway.ingest.limits import KIB, Limits
 from gateway.ingest.lookup import Lookup, Receipts
 from gateway.ingest.media import JSON, NDJSON, content_type
+from gateway.ingest.overload import Overload, unstored
 from gateway.ingest.parking import Parking
 from gateway.ingest.problem import Refused
 from gateway.queue.base import Queue, QueueError
@@ -57,6 +58,7 @@ class Ingest:
         self._lookup = Lookup(apps, queue, receipts, limits)
         self._parking = Parking(queue, on_work, limits)
         self._limits = limits
+        self._overload = Overload(limits.free)
         self.door = Door()
 
     def routes(self) -> list[web.RouteDef]:
@@ -76,7 +78,7 @@ class Ingest:
             raise too_large(self._limits.body)
         body = Body(request.content, self._limits, hashed=key is not None)
         take = self._intake.document if kind == JSON else self._intake.stream
-        with self.door.let_in(body), self._intake.upload() as share:
+        with self.door.let_in(body), self._overload.heed(length), self._intake.upload() as share:
             return _accepted(await take(body, share, key))
 
 
@@ -115,7 +117,7 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except Refused as refused:
         return refused.response()
     except QueueError as error:
-        return Refused(503, str(error), retry_after=5).response()
+        return unstored(error).response()
     except web.HTTPMethodNotAllowed as error:
         allow = {"Allow": ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))}
         if request.method == "OPTIONS":
