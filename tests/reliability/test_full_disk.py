@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -119,11 +119,11 @@ class Callers:
         for each in owed:
             await self._post(*each)
 
-    async def until(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Call from several sides until something is so."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds:g} s"
+    async def until(self, *, taken: int = 0, refused: int = 0) -> None:
+        """Call from several sides until so many more jobs were answered so."""
+        taken, refused, deadline = taken + len(self.jobs), refused + self.refused, time.monotonic() + 40.0
+        while len(self.jobs) < taken or self.refused < refused:
+            assert time.monotonic() < deadline
             await asyncio.gather(*(self.call() for _ in range(CALLERS)))
 
 
@@ -170,16 +170,14 @@ async def test_a_disk_that_fills_up_under_load(
 ) -> None:
     """503 with `Retry-After` and a sentence while it is full, and within five seconds of room it takes jobs again."""
     wait_until(lambda: world.gateway.log.read_text().count("worker.ready") == world.workers, "whole", world.gateway)
-    disk = (Full if "full" in request.node.name.partition("[")[2] else Limited)(world)
+    disk = (Full if "full" in request.node.callspec.id else Limited)(world)
     cycles, pids, resumed = 20 if long else 1, world.gateway.family(), []
     async with aiohttp.ClientSession() as session:
         callers = Callers(world, session)
         for _ in range(cycles):
-            enough = len(callers.jobs) + random.randint(5, 20)
-            await callers.until(lambda: len(callers.jobs) >= enough, 20.0)  # noqa: B023
+            await callers.until(taken=random.randint(5, 20))
             disk.refuse()
-            few = callers.refused + 5
-            await callers.until(lambda: callers.refused >= few, 40.0)  # noqa: B023
+            await callers.until(refused=5)
             assert "disk" in await not_ready(world)
             disk.relent()
             began = time.monotonic()
@@ -212,13 +210,13 @@ async def test_a_disk_that_fills_up_under_load(
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
-        (["dd", "if=/dev/zero", "of=queue/filler"], "No space left on device"),
-        (["mount", "-o", "remount,ro", "queue"], "Read-only file system"),
+        (["dd", "if=/dev/zero", "of=queue/filler"], "there must be room on the disk"),
+        (["mount", "-o", "remount,ro", "queue"], "must exist and be writable"),
     ],
     ids=["full", "read-only"],
 )
 def test_a_start_without_a_disk_says_so(tmp_path: Path, trouble: list[str], words: str) -> None:
-    """A gateway that cannot write its own files does not start, and says which file and why."""
+    """A gateway that cannot write its own files does not start, and says which file and what it needs."""
     with mounted(tmp_path / "queue"):
         subprocess.run(trouble, cwd=tmp_path, capture_output=True, check=False)
         environment = {**os.environ, "CARILLON_QUEUE__PATH": "queue/carillon.db", "CARILLON_HTTP__PORT": "0"}
