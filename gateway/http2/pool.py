@@ -187,6 +187,8 @@ class Pool:
         usable = [connection for connection in self._connections if connection.usable]
         # Half open after a failure: the one connection there is has to be answered before there is another.
         probing = self._failures > 0 and any(not connection.answered for connection in usable)
+        # Each of them sends one request and waits. A second one helps if the first hangs; many would hang together.
+        probing |= len(usable) > 1 and not any(connection.answered for connection in usable)
         allowed = not self._closing and len(usable) < self._limit and self._loop.time() >= self._not_before
         if self._dialling is None and allowed and not probing:
             self._dialling = self._loop.create_task(self._connect())

@@ -111,12 +111,19 @@ class TestGrowth:
         await asyncio.sleep(10.0)
         assert len(it.service.dials) == 4, "and no further than its limit"
 
+    async def test_before_any_answer_there_are_no_more_than_two(self) -> None:
+        """Each waits for its first answer; that is no limit of the peer that more of them would help against."""
+        it = rig(lambda path: Answer(delay=2.0), 500, limit=8)
+        await asyncio.sleep(2.0)
+        assert len(it.service.dials) == 2
+        await until(lambda: it.source.done == 500)
+
     async def test_a_small_window_is_a_limit_as_well(self) -> None:
         it = rig(count=3000, body=bytes(4000), latency=0.1)
         await until(lambda: it.pool.counts().open > 1, 10.0)
 
     async def test_one_connection_is_opened_at_a_time(self) -> None:
-        it = rig(lambda path: Answer(delay=30.0), 5000, streams=10, latency=1.0)
+        it = rig(then(Answer(delay=30.0)), 5000, streams=10, latency=1.0)
         while it.pool.counts().open < 4:
             await asyncio.sleep(0.05)
             assert it.pool.counts().dialling <= 1
