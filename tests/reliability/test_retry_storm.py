@@ -29,6 +29,8 @@ STEADY = 100
 """Notifications a second, for as long as the test lasts."""
 BEFORE = 20
 """Seconds before the outage."""
+AFTER = 60
+"""Seconds of the same traffic after it."""
 SHARE, FLOOR = 0.2, 10.0
 """Of retries: the settings' defaults."""
 STEP = max(LEAST_STEP, STEADY / RAMP)
@@ -85,7 +87,7 @@ async def weather(seconds: int, failing: float) -> Found:
     world.shop.behave = storm.answer
     async with world.run():
         jobs = []
-        for second in range(BEFORE + 2 * seconds):
+        for second in range(BEFORE + seconds + AFTER):
             start = second * STEADY
             jobs.append(await world.submit(STEADY, start=start))
             ledger.accepted({f"token-{index}": f"/push/token-{index}" for index in range(start, start + STEADY)})
@@ -101,7 +103,7 @@ async def weather(seconds: int, failing: float) -> Found:
     return Found(storm, ledger.balance(), ended)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("failing", "shape"), [(1.0, "every"), (0.5, "every other")])
 def test_an_outage_is_not_multiplied_and_its_end_is_a_slope(
     long: bool, evidence: Evidence, monkeypatch: pytest.MonkeyPatch, failing: float, shape: str
