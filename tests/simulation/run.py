@@ -1,0 +1,74 @@
+"""Plays seeds."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.ledger import Balance
+from gateway.settings import Settings
+from tests.simulation.patches import simulated
+from tests.simulation.verdict import ask, judge
+from tests.simulation.world import World
+
+UNEXPECTED = {"batch.set_aside"}
+"""Log lines that mean that something went wrong inside of the gateway."""
+
+MEMORY = Path("/dev/shm")
+
+
+class Played(NamedTuple):
+    """What came of a seed."""
+
+    seed: int
+    problems: list[str]
+    history: str
+    """A digest of all that happened."""
+    balance: Balance | None
+    faults: dict[str, int]
+    seconds: float
+    """Virtual ones."""
+    states: dict[str, int]
+
+
+def replay(seed: int) -> str:
+    """The command that plays a seed again."""
+    return f"PYTHONHASHSEED=0 .venv/bin/python -m tests.simulation {seed}"
+
+
+def play(seed: int, settings: Settings, narrate: Callable[[str], None] | None = None) -> Played:
+    gc.disable()  # when it runs is nobody's seed
+    try:
+        with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+            return _play(World(seed, Path(folder), settings, narrate))
+    finally:
+        gc.enable()
+
+
+def _play(world: World) -> Played:
+    states: dict[str, int] = {}
+    balance = None
+    with simulated(world.machine, world.disk, world.random("chance")) as logs:
+        world.run()
+        if not world.problems:
+            told = world.ask_somebody(lambda worker: ask(worker, [*world.accepted, *world.unanswered]))
+            if told is not None:
+                balance = judge(world, told)
+                for receipt in told.receipts:
+                    states[receipt.state] = states.get(receipt.state, 0) + 1
+            world.stop()
+        world.bury()
+        gc.collect(1)
+    world.problems += [f"logged: {line}" for line in logs if line["event"] in UNEXPECTED]
+    return Played(
+        world.seed,
+        world.problems,
+        world.history.hexdigest(),
+        balance,
+        world.faults.counts,
+        world.machine.now,
+        states,
+    )
