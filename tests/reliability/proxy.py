@@ -143,6 +143,7 @@ class Link:
     async def slicer(self, data: bytes, sink: asyncio.StreamWriter) -> None:
         for start in range(0, len(data), SLICE):
             sink.write(data[start : start + SLICE])
+            await sink.drain()
             await asyncio.sleep(0.001)
 
     async def limit_data(self, data: bytes, sink: asyncio.StreamWriter) -> None:

@@ -121,7 +121,7 @@ async def send(world: World, proxies: Mapping[Cell, Proxy], count: int, deadline
 
 @pytest.mark.timeout(600)
 async def test_every_fault_at_every_moment_is_survived(long: bool, evidence: Evidence) -> None:
-    table, count, deadline = cells(long), 2000 if long else 60, 300.0 if long else 40.0
+    table, count, deadline = cells(long), 500 if long else 60, 120.0 if long else 40.0
     ledger = Ledger()
     async with AsyncExitStack() as stack:
         world = Proxied()
