@@ -82,6 +82,15 @@ class Api:
             yield body
             link = URL(str(following["url"])).path_qs if following and body else None
 
+    async def replay_parked(self) -> int:
+        """Have all parked batches sent after all, as an operator would; how many there were."""
+        async with self._session.get(f"{self.url}/v1/parked") as response:
+            parked = (await _answer(response, 200))["parked"]
+        for batch in parked:
+            async with self._session.post(f"{self.url}/v1/parked/{batch['id']}/replay") as response:
+                await _answer(response, 202)
+        return len(parked)
+
     async def metrics(self) -> str:
         async with self._session.get(f"{self.url}/metrics") as response:
             return await response.text()

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 PATIENCE = 120.0
 """Seconds without an answer after which a gateway is taken for hung."""
+UNEASE = 2.0
+"""Seconds without a new receipt after which it looks for parked batches."""
 PAUSE = 0.05
 TEMPORARY = frozenset({409, 429, 503})
 """A twin that is being abandoned, and refusals that ask to come back."""
@@ -40,6 +42,8 @@ class Caller:
         """Answers that asked to come back."""
         self.broken = 0
         """Requests that ended without an answer."""
+        self.replayed = 0
+        """Batches that were parked, because processes died with them in their hands."""
         self._api = api
         self._keys = 0
 
@@ -56,7 +60,7 @@ class Caller:
         return str(answer["job"])
 
     async def finish(self, jobs: Sequence[str]) -> None:
-        """Wait until all receipts of these jobs are stored.
+        """Wait until all receipts of these jobs are stored; batches that were parked on the way are replayed.
 
         Raises:
             NoAnswer: nothing moved for too long.
@@ -69,7 +73,14 @@ class Caller:
                     before, moved = status["counts"], time.monotonic()
                 elif time.monotonic() - moved > PATIENCE:
                     raise NoAnswer(f"job {job_id} stands still: {status['counts']}")
+                elif time.monotonic() - moved > UNEASE:
+                    self.replayed += await self._surely(self._api.replay_parked)
                 await asyncio.sleep(PAUSE)
+
+    async def served(self) -> None:
+        """Wait until the gateway is ready."""
+        while not await self._api.ready():
+            await asyncio.sleep(PAUSE)
 
     async def moved(self, jobs: Sequence[str]) -> None:
         """Wait until some receipt of these jobs is stored."""

@@ -174,6 +174,7 @@ class _Chaos:
             "on_wire_at_kills": self._on_wire,
             "requests_broken": caller.broken,
             "requests_refused": caller.refusals,
+            "batches_parked_and_replayed": caller.replayed,
             "wall_seconds": round(wall, 3),
             "rss_mib": {"gateway": round(self._world.gateway.usage().peak_mib, 1)},
             "ledger": report.ledger(balance),

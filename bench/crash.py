@@ -39,6 +39,8 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 VICTIMS = {"worker": 0.7, "workers": 0.12, "parent": 0.06, "everything": 0.12}
 """Who is killed, and how often."""
 
+CALM = 0.8
+"""How often the next round waits until somebody serves again."""
 PHASE_DEADLINE = 5.0
 """Seconds for a phase's moment to come; after that the round kills all the same."""
 LONGEST_DELAY = 0.06
@@ -110,7 +112,10 @@ class _Crash:
         self._phases[phase if at.moments[phase].is_set() else "any"] += 1
         await asyncio.to_thread(self._strike)
         watch.cancel()
-        await asyncio.sleep(self._random.uniform(0, 2.0))  # some are killed again while they still start
+        if self._random.random() < CALM:
+            await caller.served()
+        else:  # and some are killed again while they still start
+            await asyncio.sleep(self._random.uniform(0, 1.0))
 
     def _parts(self, number: int) -> list[tuple[bytes, Recipients]]:
         """A campaign and, for each service, some that are to be sent again if nobody knows what became of them."""
@@ -171,6 +176,7 @@ class _Crash:
             "unanswered": unanswered,
             "requests_broken": caller.broken,
             "requests_refused": caller.refusals,
+            "batches_parked_and_replayed": caller.replayed,
             "wall_seconds": round(wall, 3),
             "rss_mib": {"gateway": round(gateway.peak_mib, 1)},
             "ledger": report.ledger(balance),
