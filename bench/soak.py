@@ -3,7 +3,8 @@
 The highest rate is what this bench and the gateway reach together in the same run, each job followed by the next, with
 the ledger taken as it goes; then jobs are due at fixed instants. The ledger is streamed: deliveries that the service
 took and those whose receipt says so cancel out as they come, so what is held is what one side knows and the other does
-not yet. Memory is judged by a line of least squares through what the largest worker has resident, after a warm-up.
+not yet. Memory is judged by a line of least squares through medians of what the largest worker has resident, after a
+warm-up.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ TOGETHER = 3
 """Jobs at a time at full speed."""
 WARM_UP_SHARE = 0.5
 """Of the time: connections open, and SQLite's page caches fill, 16 MiB a connection."""
+WINDOW = 10
 MOST_SLOPE = 1.0
 """MiB an hour that the resident memory may surely grow."""
 SAMPLED = 20
@@ -223,7 +225,7 @@ class _Soak:
     def _report(self, wall: float, cpu: float, rate: float, highest: float | None, count: int) -> dict[str, Any]:
         balance = self._ledger.balance()
         kept = self._samples[int(len(self._samples) * WARM_UP_SHARE) :]
-        slope, error = line([(sample.at / 3600, sample.rss_mib) for sample in kept])
+        slope, error = line(_windows(kept))
         flat = {
             name: _thirds([getattr(sample, name) for sample in kept]) for name in ("descriptors", "tasks", "rss_mib")
         }
@@ -232,7 +234,7 @@ class _Soak:
         points = {"p50": 50.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
         return {
             "scenario": "soak",
-            "done": f"{count:,} deliveries in {wall / 60:.1f} minutes at {rate:,.0f}/s",
+            "done": f"{count:,} deliveries in {wall / 60:.1f} minutes, {rate:,.0f} a second being due",
             "provider": "apns",
             "workers": self._world.workers,
             "count": count,
@@ -252,6 +254,12 @@ class _Soak:
             "clean": balance.clean and not grown and not leaking,
             **report.surroundings(),
         }
+
+
+def _windows(samples: Sequence[Sample]) -> list[tuple[float, float]]:
+    """Hours and median MiB of `WINDOW` samples each: what is there for a moment is not what stays."""
+    parts = [samples[at : at + WINDOW] for at in range(0, len(samples) - WINDOW + 1, WINDOW)]
+    return [(part[0].at / 3600, statistics.median(sample.rss_mib for sample in part)) for part in parts]
 
 
 def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.soak import Receipt, Streamed, _grows, line
+from bench.soak import Receipt, Sample, Streamed, _grows, _windows, line
 
 
 def test_both_sides_of_a_delivery_cancel_out() -> None:
@@ -48,6 +48,15 @@ def test_a_line_has_its_slope_and_its_doubt() -> None:
     assert slope == pytest.approx(1.99)
     assert 0 < error < 0.2
     assert line([(0, 5.0)]) == (0.0, 0.0)
+
+
+def test_what_is_resident_for_a_moment_does_not_make_a_slope() -> None:
+    """A leak of 36 MiB an hour does, under the same noise."""
+    noise = [(20.0 if number % 17 == 0 else 0.0) for number in range(200)]
+    flat = [Sample(float(number), 100 + extra, 0, 0, 0) for number, extra in enumerate(noise)]
+    leak = [Sample(at, rss + at / 100, 0, 0, 0) for at, rss, *_ in flat]
+    assert line(_windows(flat))[0] == pytest.approx(0.0, abs=0.1)
+    assert line(_windows(leak))[0] == pytest.approx(36.0, rel=0.1)
 
 
 @pytest.mark.parametrize(
