@@ -207,7 +207,8 @@ def _report_parked(readiness: health.Readiness, batches: int) -> None:
         readiness.forget("parked")
         return
     advice = "look with `carillon parked list`, then replay or purge"
-    readiness.report("parked", False, f"{batches} batches, for process after process died with them: {advice}")
+    number = f"{batches} batch" if batches == 1 else f"{batches} batches"
+    readiness.report("parked", False, f"{number}, for process after process died with it: {advice}")
 
 
 def _settle_memory() -> None:

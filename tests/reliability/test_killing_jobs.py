@@ -50,6 +50,19 @@ def asked(client: Client) -> list[dict[str, Any]]:
         return []
 
 
+async def reported(session: aiohttp.ClientSession, world: World, count: int) -> None:
+    """Wait until `/readyz` tells an operator what to do, and stays ready."""
+    async with asyncio.timeout(20.0):
+        while True:
+            async with session.get(f"{world.url}/readyz") as response:
+                assert response.status == 200
+                parts = (await response.json())["parts"]
+            if parts.get("parked", {}).get("detail", "").startswith(f"{count} batch"):
+                assert "carillon parked list" in parts["parked"]["detail"]
+                return
+            await asyncio.sleep(0.1)
+
+
 async def submit_good(caller: Caller, turn: int) -> None:
     for provider, lane in (("apns", "transactional"), ("fcm", "transactional")):
         await caller.submit(job(class_=lane), recipients(provider, GOOD_COUNT, seed=1000 + turn))
@@ -67,6 +80,7 @@ async def attack(world: World, count: int) -> tuple[Ledger, list[dict[str, Any]]
         entries = await parked(client, count, caller, 5)
         good = [job_id for job_id in caller.jobs if job_id not in bad]
         await caller.finish(good)
+        await reported(session, world, count)
         for entry in entries:
             report = await api.job(entry["job"])
             assert (report["parked"], report["counts"]["pending"], report["finished"]) == (3, 3, False)
