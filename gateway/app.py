@@ -78,7 +78,6 @@ async def run_worker(
             providers=PROVIDERS,
             queue=queue,
             receipts=receipts,
-            on_work=dispatcher.wake,
             meter=metrics,
             limits=Limits(body=int(settings.http.max_body), line=int(settings.http.max_line)),
         )

@@ -28,11 +28,11 @@ from gateway.dispatch.standing import Standing
 from gateway.dispatch.turns import turns
 from gateway.http2.connection import Source
 from gateway.http2.pool import Address, Pool, tls_context
-from gateway.model import Lane, Route, State
+from gateway.model import Job, Lane, Route, State
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
 from gateway.policy import screening
-from gateway.queue.base import DeadTarget, Lease, LeaseLost, Queue, QueueError, QueueFull, Room
+from gateway.queue.base import DeadTarget, Lease, LeaseLost, NewBatch, Queue, QueueError, QueueFull, Room, load
 from gateway.settings import Settings
 from providers import PROVIDERS
 from providers.base import ProviderSettings, Scope
@@ -131,6 +131,8 @@ class Dispatcher:
         self._cancel_cursor = 0
         self._work = asyncio.Event()
         self._draining = False
+        self._codes_wait = True
+        """Whether the last lease may have left transactional batches."""
         self._unstored = 0  # changes of the queue that wait for a full disk
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -139,9 +141,48 @@ class Dispatcher:
         assert credential is not None, "settings and credentials come from one configuration"
         return credential
 
+    # The queue's side: Taker
+
     def wake(self) -> None:
-        """There is new work in the queue."""
+        self._codes_wait = True
         self._work.set()
+
+    def wants(self, job: Job, batches: Sequence[NewBatch]) -> bool:
+        """Transactional jobs do, unless others wait before them: a lease of its own would double what one costs."""
+        now = self._loop.time()
+        return (
+            job.lane is Lane.TRANSACTIONAL
+            and not (self._draining or self._unstored or self._codes_wait)
+            and self._has_share(job.app, sum(load(batch.count) for batch in batches))
+            and all(self._goes_out(batch.route, now) for batch in batches)
+        )
+
+    def _has_share(self, app: str, more: int) -> bool:
+        """Whether the app's part of the transactional room holds so much more, see `queue.sharing`."""
+        hands = [(route.app, sender.in_hand[Lane.TRANSACTIONAL]) for route, sender in self._senders.items()]
+        free = CAPACITY[Lane.TRANSACTIONAL] - sum(held for _, held in hands)
+        own = sum(held for of, held in hands if of == app)
+        return own + more <= self._weights.get(app, 1.0) * free
+
+    def _all_have_shares(self) -> bool:
+        return all(self._has_share(app, 1) for app in {route.app for route in self._senders})
+
+    def _goes_out(self, route: Route, now: float) -> bool:
+        sender = self._senders.get(route)
+        if sender is None or not self._takes_more(sender, now):
+            return False
+        self._last_used[route] = now  # so that it is there when the batches come
+        return True
+
+    def take(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            sender = self._senders[lease.route]  # since it is wanted
+            sender.in_hand[Lane.TRANSACTIONAL] += load(lease.count)  # also as long as its task has not begun
+            self._spawn(self._board_handed(lease, sender))
+
+    async def _board_handed(self, lease: Lease, sender: Sender) -> None:
+        sender.in_hand[Lane.TRANSACTIONAL] -= load(lease.count)
+        await self._receive(lease)
 
     def sample(self) -> None:
         """Set the gauges; to be called about once a second."""
@@ -154,6 +195,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Dispatch until cancelled."""
+        self._queue.hand_to(self)
         self._cancel_cursor, ids = await self._queue.cancelled(0)
         self._remember_cancelled(ids)
         for (app, name), way in self._ways.items():
@@ -211,20 +253,24 @@ class Dispatcher:
         leases = await self._queue.lease(room, time.time())
         self._readiness.report("queue", True)
         for lease in leases:
-            if self._stopping():  # it began while the queue was asked
-                self._spawn(self._defer(lease, [], 0.0))
-                continue
-            lease.at_work[0] = True
-            try:
-                await self._launch(lease)
-            except QueueError as error:  # the store's fault, and not the batch's
-                log.warning("queue.lease_failed", reason=str(error))
-                self._spawn(self._defer(lease, [], STORE_RETRY))
-            except Exception as error:  # whatever is wrong with one batch must not keep the others
-                self._set_aside(lease, [], error)
-            finally:
-                lease.at_work[0] = False
+            await self._receive(lease)
+        self._codes_wait = len(leases) >= LEASED_AT_ONCE // 2 or len(room.closed) > 0 or not self._all_have_shares()
         return len(leases) > 0
+
+    async def _receive(self, lease: Lease) -> None:
+        if self._stopping():  # it began while the queue was asked
+            self._spawn(self._defer(lease, [], 0.0))
+            return
+        lease.at_work[0] = True
+        try:
+            await self._launch(lease)
+        except QueueError as error:  # the store's fault, and not the batch's
+            log.warning("queue.lease_failed", reason=str(error))
+            self._spawn(self._defer(lease, [], STORE_RETRY))
+        except Exception as error:  # whatever is wrong with one batch must not keep the others
+            self._set_aside(lease, [], error)
+        finally:
+            lease.at_work[0] = False
 
     def _stopping(self) -> bool:
         return self._draining
@@ -379,8 +425,14 @@ class Dispatcher:
                 self._metrics.route(flight.job.app, sender.route.provider).invalid_tokens(len(dead))
         self._last_used[sender.route] = self._loop.time()
         # The next job of an ordering key can be leased from now on.
-        if flight.job.ordering_key or sum(sender.in_hand.values()) <= self._settings.dispatch.deliveries_per_route // 2:
+        if self._wants_more(sender, flight.job):
             self._work.set()
+
+    def _wants_more(self, sender: Sender, ended: Job) -> bool:
+        if ended.lane is Lane.TRANSACTIONAL:
+            return ended.ordering_key is not None or self._codes_wait
+        low = sum(sender.in_hand.values()) <= self._settings.dispatch.deliveries_per_route // 2
+        return ended.ordering_key is not None or low
 
     def _give_back(self, sender: Sender, flight: Flight, wait: float) -> None:
         sender.remove(flight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from typing import NamedTuple, Protocol
 
@@ -55,21 +55,19 @@ class Answer(NamedTuple):
 
 
 class Intake:
-    """Takes jobs in. `on_work` is called when there is something new to lease."""
+    """Takes jobs in."""
 
     def __init__(
         self,
         apps: Apps,
         providers: Mapping[str, Provider],
         queue: Queue,
-        on_work: Callable[[], None],
         meter: Meter,
         limits: Limits,
     ) -> None:
         self._apps = apps
         self._providers = providers
         self._queue = queue
-        self._on_work = on_work
         self._meter = meter
         self._limits = limits
         self._memory = Memory(limits)
@@ -205,7 +203,6 @@ class Intake:
         for provider in splitter.accepted.keys() | splitter.refused.keys():
             meter = self._meter.lane(job.app, provider, job.lane)
             meter.recipients(splitter.accepted[provider], splitter.refused[provider])
-        self._on_work()
         return Answer(job.id, answer, replayed=False)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from itertools import islice
 from uuid import UUID
 
@@ -33,9 +32,8 @@ _NOT_PARKED = (
 class Parking:
     """The routes under `/v1/parked`."""
 
-    def __init__(self, queue: Queue, on_work: Callable[[], None], limits: Limits) -> None:
+    def __init__(self, queue: Queue, limits: Limits) -> None:
         self._queue = queue
-        self._on_work = on_work
         self._limits = limits
 
     def routes(self) -> list[web.RouteDef]:
@@ -59,7 +57,6 @@ class Parking:
         found = await self._find(request)
         if not await self._queue.replay(found.parked.batch_id):
             raise Refused(404, _NOT_PARKED)
-        self._on_work()
         return json_response(_report(found.parked), status=202)
 
     async def _purge(self, request: web.Request) -> web.Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 from aiohttp import web
@@ -39,7 +39,6 @@ class Ingest:
         providers: what is known, by name.
         queue: where jobs go.
         receipts: where is read what became of them.
-        on_work: called when there is something new to lease.
         meter: where recipients are counted.
     """
 
@@ -50,13 +49,12 @@ class Ingest:
         providers: Mapping[str, Provider],
         queue: Queue,
         receipts: Receipts,
-        on_work: Callable[[], None],
         meter: Meter,
         limits: Limits = Limits(),
     ) -> None:
-        self._intake = Intake(apps, providers, queue, on_work, meter, limits)
+        self._intake = Intake(apps, providers, queue, meter, limits)
         self._lookup = Lookup(apps, queue, receipts, limits)
-        self._parking = Parking(queue, on_work, limits)
+        self._parking = Parking(queue, limits)
         self._limits = limits
         self._overload = Overload(limits.free)
         self.door = Door()

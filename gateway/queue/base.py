@@ -145,6 +145,19 @@ class Room(NamedTuple):
     """Of apps; 1 where none is given."""
 
 
+class Taker(Protocol):
+    """Who holds leases in this process. All methods are called on the loop's thread and none of them waits."""
+
+    def wants(self, job: Job, batches: Sequence[NewBatch]) -> bool:
+        """Whether these batches could be sent at once if they were stored now; a promise to nobody."""
+
+    def take(self, leases: Sequence[Lease]) -> None:
+        """Batches that were wanted, stored and leased in one transaction."""
+
+    def wake(self) -> None:
+        """Something new can be leased."""
+
+
 class Queue(Protocol):
     """See the module's docstring. `now` is UNIX seconds; leases and waits go by `time`, see `clock`."""
 
@@ -157,6 +170,9 @@ class Queue(Protocol):
 
     async def close(self) -> None:
         """Give back what is still held and let go of everything. Holders must have stopped."""
+
+    def hand_to(self, taker: Taker) -> None:
+        """Tell `taker` of new work from now on; jobs of `submit` that are due and that it wants, it has as leases."""
 
     async def begin(self, job: Job, idempotency: Idempotency | None) -> Replay | Twin | None:
         """Open a job for upload. None: go on; it is invisible until `seal`."""

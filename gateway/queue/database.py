@@ -66,14 +66,15 @@ class Database:
         await writer.close()
         self._reading.shutdown()
 
-    def write(self, operation: Operation[T]) -> asyncio.Future[T]:
+    def write(self, operation: Operation[T], *, patient: bool = False) -> asyncio.Future[T]:
         """Run an operation in the next transaction; it is durable when the future is done.
 
-        Cancelling the future does not take the operation back. Operations run in the order of the calls.
+        Cancelling the future does not take the operation back. Operations run in the order of the calls. A `patient`
+        one waits some milliseconds for others to share their transaction.
         """
         if self._writer is None:
             raise QueueError("the queue is closed")
-        return self._writer.submit(operation)
+        return self._writer.submit(operation, patient=patient)
 
     @property
     def failing(self) -> bool:

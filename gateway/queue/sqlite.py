@@ -21,7 +21,7 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from gateway.model import Job, Route
+from gateway.model import Job, Route, milliseconds_column
 from gateway.queue import clock, flight, leases, parking, sweeping, uploads
 from gateway.queue.base import (
     DeadTarget,
@@ -37,6 +37,7 @@ from gateway.queue.base import (
     QueueFull,
     Replay,
     Room,
+    Taker,
     Twin,
 )
 from gateway.queue.columns import Columns
@@ -45,7 +46,7 @@ from gateway.queue.dead import DeadFilter, count_dead, dead_since, known_dead
 from gateway.queue.flight import Entry, FlightRecorder, Trace
 from gateway.queue.leases import Deaths, Hold, Taken
 from gateway.queue.rows import first, only
-from gateway.queue.writer import Operation
+from gateway.queue.uploads import Holder
 
 SWEPT_AT_ONCE = 32
 """Batches ended or deleted in one transaction of the sweep: some milliseconds."""
@@ -114,6 +115,7 @@ class SqliteQueue:
         self._dead_revision = 0
         self._dead_looked = float("-inf")
         self._looking = asyncio.Lock()
+        self._taker: Taker | None = None
 
     async def open(self) -> None:
         """Open or create the file, and give back what the dead were holding.
@@ -165,6 +167,9 @@ class SqliteQueue:
             return False
         return True
 
+    def hand_to(self, taker: Taker) -> None:
+        self._taker = taker
+
     # --- uploads
 
     async def begin(self, job: Job, idempotency: Idempotency | None) -> Replay | Twin | None:
@@ -180,21 +185,52 @@ class SqliteQueue:
             uploads.seal(db, job_id, fingerprint, answer, self.owner)
 
         await self.database.write(operation)
+        if self._taker is not None:
+            self._taker.wake()
 
     async def submit(
         self, job: Job, idempotency: Idempotency | None, batches: Sequence[NewBatch], answer: bytes
     ) -> Replay | Twin | None:
-        fingerprint = idempotency.fingerprint if idempotency is not None else b""
         keep_until = job.created_at + self._keep_answers
+        slots = self._slots_for(job, batches)
+        until = self.time() + self._lease_seconds
+        holder = Holder(self.owner, until) if slots else None
 
-        def operation(db: apsw.Connection) -> Replay | Twin | None:
-            former = uploads.begin(db, job, idempotency, self.owner, keep_until)
-            if former is None:
-                uploads.put(db, job.id, batches, self.owner, self._high_water)
-                uploads.seal(db, job.id, fingerprint, answer, self.owner)
-            return former
+        def operation(db: apsw.Connection) -> Replay | Twin | list[int]:
+            return uploads.submit(db, job, idempotency, batches, answer, keep_until, self._high_water, holder)
 
-        return await self.database.write(operation)
+        future = self.database.write(operation)
+        future.add_done_callback(partial(self._submitted, job, batches, slots, until))
+        stored = await asyncio.shield(future)  # even if its caller is gone, what was leased has its holder
+        return None if isinstance(stored, list) else stored
+
+    def _slots_for(self, job: Job, batches: Sequence[NewBatch]) -> list[int]:
+        """Places in the flight recorder for all the batches of a job that can be leased at once; else none."""
+        recorder = self._recording()
+        due = job.deliver_at is None
+        if self._taker is None or not due or len(batches) > recorder.room or not self._taker.wants(job, batches):
+            return []
+        return recorder.reserve(len(batches))
+
+    def _submitted(
+        self,
+        job: Job,
+        batches: Sequence[NewBatch],
+        slots: list[int],
+        until: float,
+        future: asyncio.Future[Replay | Twin | list[int]],
+    ) -> None:
+        stored = None if future.cancelled() or future.exception() is not None else future.result()
+        if self._recorder is None or self._taker is None:
+            return
+        if not isinstance(stored, list):
+            self._recorder.unreserve(slots)
+        elif not stored:
+            self._recorder.unreserve(slots)
+            self._taker.wake()
+        else:
+            fresh = zip(slots, stored, batches, strict=True)
+            self._taker.take([_first_lease(self._recorder, job, until, *each) for each in fresh])
 
     async def abandon(self, job_id: str) -> None:
         self._to_abandon.add(job_id)  # until it is done: the disk may be full, which is often why
@@ -275,30 +311,32 @@ class SqliteQueue:
 
     async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
         hold, columns, until = self._hold(lease), Columns.of(lease.progress), self.time() + self._lease_seconds
-        await self._change(lease, lambda db: leases.checkpoint(db, hold, columns, dead, until), dead, last=False)
+        future = self.database.write(lambda db: leases.checkpoint(db, hold, columns, dead, until))
+        await self._change(lease, future, dead, last=False)
         lease.until = until
 
     async def complete(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
         hold, columns = self._hold(lease), Columns.of(lease.progress)
-        await self._change(lease, lambda db: leases.complete(db, hold, columns, dead, now), dead, last=True)
+        future = self.database.write(lambda db: leases.complete(db, hold, columns, dead, now), patient=True)
+        await self._change(lease, future, dead, last=True)
 
     async def defer(self, lease: Lease, wait: float, dead: Sequence[DeadTarget], now: float) -> None:
         hold, columns = self._hold(lease), Columns.of(lease.progress)
         until = self.time() + wait if wait > 0 else None
-        await self._change(lease, lambda db: leases.defer(db, hold, columns, until, dead, now), dead, last=True)
+        future = self.database.write(lambda db: leases.defer(db, hold, columns, until, dead, now))
+        await self._change(lease, future, dead, last=True)
 
     async def fail(self, lease: Lease, wait: float, dead: Sequence[DeadTarget], now: float) -> None:
         hold, columns, until = self._hold(lease), Columns.of(lease.progress), self.time() + wait
         operation = partial(leases.defer, hold=hold, columns=columns, until=until, dead=dead, now=now, failed=True)
-        await self._change(lease, operation, dead, last=True)
+        await self._change(lease, self.database.write(operation), dead, last=True)
 
     def _hold(self, lease: Lease) -> Hold:
         return Hold(lease.sequence, lease.attempt, self.owner)
 
     async def _change(
-        self, lease: Lease, operation: Operation[None], dead: Sequence[DeadTarget], *, last: bool
+        self, lease: Lease, future: asyncio.Future[None], dead: Sequence[DeadTarget], *, last: bool
     ) -> None:
-        future = self.database.write(operation)
         future.add_done_callback(partial(self._changed, lease, dead, last))
         await asyncio.shield(future)  # even if its caller is gone, what was durably ended must free its slot
 
@@ -378,7 +416,10 @@ class SqliteQueue:
 
     async def replay(self, batch_id: bytes) -> bool:
         last_chance = self._max_crashes - 1
-        return await self.database.write(lambda db: parking.replay(db, batch_id, last_chance))
+        replayed = await self.database.write(lambda db: parking.replay(db, batch_id, last_chance))
+        if replayed and self._taker is not None:
+            self._taker.wake()
+        return replayed
 
     async def purge(self, batch_id: bytes, now: float) -> bool:
         return await self.database.write(lambda db: parking.purge(db, batch_id, now))
@@ -452,6 +493,22 @@ def _hand_out(recorder: FlightRecorder, slot: int, taken: Taken, job: Job) -> Le
         progress=Progress(view, stored.milliseconds_array(), stored.notes_by_index()),
         crashes=taken.crashes,
         failures=taken.failures,
+        at_work=at_work,
+    )
+
+
+def _first_lease(recorder: FlightRecorder, job: Job, until: float, slot: int, sequence: int, batch: NewBatch) -> Lease:
+    view, at_work = recorder.arm(slot, Entry(sequence, 1), bytes(batch.count))
+    return Lease(
+        sequence=sequence,
+        batch_id=batch.id,
+        attempt=1,
+        until=until,
+        job=job,
+        route=batch.route,
+        count=batch.count,
+        columns=batch.columns,
+        progress=Progress(view, milliseconds_column(batch.count), {}),
         at_work=at_work,
     )
 

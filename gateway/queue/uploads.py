@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import NamedTuple
 
 import apsw
@@ -16,6 +16,13 @@ from gateway.queue.schema import BatchState, JobState
 
 encode_columns = msgspec.msgpack.Encoder().encode
 _encode_job = msgspec.msgpack.Encoder().encode
+
+
+class Holder(NamedTuple):
+    """Who leases what is stored, in the same transaction."""
+
+    owner: str
+    until: float
 
 
 class _Upload(NamedTuple):
@@ -35,29 +42,79 @@ def begin(
         former = _former_answer(db, idempotency.key, job.created_at)
         if former is not None:
             return former
-    due = job.created_at if job.deliver_at is None else job.deliver_at
+    _insert_job(db, job, JobState.UPLOADING, uploader)
+    if idempotency is not None:
+        _remember(db, job, idempotency, None, keep_until)
+    return None
+
+
+def submit(
+    db: apsw.Connection,
+    job: Job,
+    idempotency: Idempotency | None,
+    batches: Sequence[NewBatch],
+    answer: bytes,
+    keep_until: float,
+    high_water: int,
+    holder: Holder | None,
+) -> Replay | Twin | list[int]:
+    """Store a whole job, unless its idempotency key was used before.
+
+    Returns:
+        The former answer, or the numbers of the batches that `holder` has by now: all of them, or none.
+    """
+    if idempotency is not None:
+        former = _former_answer(db, idempotency.key, job.created_at)
+        if former is not None:
+            return former
+        _remember(db, job, idempotency, answer, keep_until)
+    _count_in(db, batches, high_water)
+    number = _insert_job(db, job, JobState.READY, None, batches)
+    scheduled = _due(job) > job.created_at
+    state = _first_state(db, number, job.app, job.ordering_key, scheduled, batches)
+    upload = _Upload(number, job.lane, _due(job), scheduled, job.app, job.ordering_key)
+    held = holder if state is BatchState.READY else None
+    sequences = [_insert(db, upload, batch, state, held) for batch in batches]
+    return sequences if held is not None else []
+
+
+def _due(job: Job) -> float:
+    return job.created_at if job.deliver_at is None else job.deliver_at
+
+
+def _insert_job(
+    db: apsw.Connection, job: Job, state: JobState, uploader: str | None, batches: Sequence[NewBatch] = ()
+) -> int:
+    due = _due(job)
+    finished = None if batches or state == JobState.UPLOADING else due
     db.execute(
-        "INSERT INTO jobs (id, app, lane, due, created, state, uploader, ordering_key, expires) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO jobs (id, app, lane, due, created, state, uploader, deliveries, open_batches, finished, "
+        "ordering_key, expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             job.id,
             job.app,
             job.lane,
             due,
             job.created_at,
-            JobState.UPLOADING,
+            state,
             uploader,
+            sum(batch.count for batch in batches),
+            len(batches),
+            finished,
             job.ordering_key,
             job.expires_at,
         ),
     )
-    db.execute("INSERT INTO messages VALUES (?, ?)", (db.last_insert_rowid(), _encode_job(job)))
-    if idempotency is not None:
-        db.execute(
-            "INSERT INTO idempotency VALUES (?, ?, ?, NULL, ?)",
-            (idempotency.key, job.id, idempotency.fingerprint, keep_until),
-        )
-    return None
+    number = db.last_insert_rowid()
+    db.execute("INSERT INTO messages VALUES (?, ?)", (number, _encode_job(job)))
+    return number
+
+
+def _remember(db: apsw.Connection, job: Job, idempotency: Idempotency, answer: bytes | None, keep_until: float) -> None:
+    db.execute(
+        "INSERT INTO idempotency VALUES (?, ?, ?, ?, ?)",
+        (idempotency.key, job.id, idempotency.fingerprint, answer, keep_until),
+    )
 
 
 def _former_answer(db: apsw.Connection, key: str, now: float) -> Replay | Twin | None:
@@ -78,22 +135,29 @@ def put(db: apsw.Connection, job_id: str, batches: Sequence[NewBatch], uploader:
     upload = _upload(db, job_id, uploader)
     _count_in(db, batches, high_water)
     for batch in batches:
-        _insert(db, upload, batch)
+        _insert(db, upload, batch, BatchState.UPLOADING)
 
 
 def seal(db: apsw.Connection, job_id: str, fingerprint: bytes, answer: bytes, uploader: str) -> None:
     """Make all batches of a job visible at once."""
     number, _, due, scheduled, app, ordering_key = _upload(db, job_id, uploader)
     count, deliveries = only(db, "SELECT count(*), coalesce(sum(count), 0) FROM batches WHERE job = ?", (number,))
-    state = BatchState.SCHEDULED if scheduled else BatchState.READY
-    if ordering_key is not None and count and line_up(db, number, app, ordering_key):
-        state = BatchState.BEHIND
+    state = _first_state(db, number, app, ordering_key, scheduled, range(count))
     db.execute("UPDATE batches SET state = ? WHERE job = ?", (state, number))
     db.execute(
         "UPDATE jobs SET state = ?, uploader = NULL, open_batches = ?, deliveries = ?, finished = ? WHERE number = ?",
         (JobState.READY, count, deliveries, None if count else due, number),
     )
     db.execute("UPDATE idempotency SET fingerprint = ?, answer = ? WHERE job_id = ?", (fingerprint, answer, job_id))
+
+
+def _first_state(
+    db: apsw.Connection, number: int, app: str, ordering_key: str | None, scheduled: bool, batches: Sized
+) -> BatchState:
+    """The state in which a job's batches become visible."""
+    if ordering_key is not None and batches and line_up(db, number, app, ordering_key):
+        return BatchState.BEHIND
+    return BatchState.SCHEDULED if scheduled else BatchState.READY
 
 
 def abandon(db: apsw.Connection, job_id: str, uploader: str) -> None:
@@ -149,22 +213,32 @@ def _count_in(db: apsw.Connection, batches: Sequence[NewBatch], high_water: int)
     db.execute("UPDATE stored SET batches = batches + ?, deliveries = deliveries + ?", (len(batches), deliveries))
 
 
-def _insert(db: apsw.Connection, upload: _Upload, batch: NewBatch) -> None:
+def _insert(
+    db: apsw.Connection, upload: _Upload, batch: NewBatch, state: BatchState, holder: Holder | None = None
+) -> int:
+    """Add a batch, as `holder`'s first lease if there is one; its number."""
+    route = _route_number(db, batch.route)
+    owner, until = (None, None) if holder is None else holder
     db.execute(
-        "INSERT INTO batches (id, job, route, lane, due, count, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO batches (id, job, route, lane, due, count, state, attempt, owner, lease_until) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             batch.id,
             upload.number,
-            _route_number(db, batch.route),
+            route,
             upload.lane,
             upload.due if upload.scheduled else None,
             batch.count,
-            BatchState.UPLOADING,
+            state if holder is None else BatchState.LEASED,
+            int(holder is not None),
+            owner,
+            until,
         ),
     )
     sequence = db.last_insert_rowid()
     db.execute("INSERT INTO work VALUES (?, ?)", (sequence, encode_columns(batch.columns)))
     db.execute("INSERT INTO recipients VALUES (?, ?)", (sequence, batch.recipients))
+    return sequence
 
 
 def _route_number(db: apsw.Connection, route: Route) -> int:

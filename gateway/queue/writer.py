@@ -33,6 +33,10 @@ GAP_MILLISECONDS = 50
 """How long that gap is waited for: a reader that takes longer, such as a backup, is not worth more of a pause."""
 
 
+COMPANY = 0.005
+"""Seconds for which what nobody waits for looks for a commit to share; a flush to the disk costs more than its work."""
+
+
 class _Waiting(NamedTuple):
     operation: Operation[Any]
     future: asyncio.Future[Any]
@@ -68,7 +72,9 @@ class Writer:
         self._connection = connection
         self._turnstile = turnstile
         self._loop = asyncio.get_running_loop()
-        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
+        self._gathered: list[_Waiting] = []
+        self._handing_in: asyncio.TimerHandle | None = None
         self._closed = False
         self.failing = False
         """Whether the last transaction that had something to store was refused by the disk."""
@@ -78,17 +84,33 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="queue-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
-        """Hand an operation in; the future is done when it is durable. Cancelling it does not stop the operation."""
+    def submit(self, operation: Operation[T], *, patient: bool = False) -> asyncio.Future[T]:
+        """Hand an operation in; the future is done when it is durable. Cancelling it does not stop the operation.
+
+        A `patient` one goes with the next that is not, and at the latest after `COMPANY`.
+        """
         if self._closed:
             raise QueueError("the queue is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.put(_Waiting(operation, future))
+        self._gathered.append(_Waiting(operation, future))
+        if not patient:
+            self._hand_in()
+        elif self._handing_in is None:
+            self._handing_in = self._loop.call_later(COMPANY, self._hand_in)
         return future
+
+    def _hand_in(self) -> None:
+        if self._handing_in is not None:
+            self._handing_in.cancel()
+            self._handing_in = None
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            self._waiting.put(gathered)
 
     async def close(self) -> None:
         """Finish what was handed in before, then close the connection."""
         self._closed = True
+        self._hand_in()
         self._waiting.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -104,12 +126,12 @@ class Writer:
         self._turnstile.close()
 
     def _take(self) -> tuple[list[_Waiting], bool]:
-        group = []
-        item = self._waiting.get()
-        while item is not None:
-            group.append(item)
+        group: list[_Waiting] = []
+        handed_in = self._waiting.get()
+        while handed_in is not None:
+            group += handed_in
             try:
-                item = self._waiting.get_nowait()
+                handed_in = self._waiting.get_nowait()
             except queue.Empty:
                 return group, True
         return group, False

@@ -22,6 +22,7 @@ from gateway.queue.base import (
     QueueFull,
     Replay,
     Room,
+    Taker,
     Twin,
 )
 from gateway.queue.sharing import Candidate, Shares
@@ -78,12 +79,16 @@ class MemoryQueue:
         self._high_water = high_water
         self._lease_seconds = lease_seconds
         self._clock = clock
+        self._taker: Taker | None = None
 
     async def open(self) -> None:
         return
 
     async def close(self) -> None:
         return
+
+    def hand_to(self, taker: Taker) -> None:
+        self._taker = taker
 
     # --- uploads
 
@@ -106,6 +111,11 @@ class MemoryQueue:
             job.batches.append(StoredBatch(new, job.job.deliver_at or job.job.created_at, progress))
 
     async def seal(self, job_id: str, batches: Sequence[NewBatch], fingerprint: bytes, answer: bytes) -> None:
+        await self._seal(job_id, batches, fingerprint, answer)
+        if self._taker is not None:
+            self._taker.wake()
+
+    async def _seal(self, job_id: str, batches: Sequence[NewBatch], fingerprint: bytes, answer: bytes) -> None:
         await self.put(job_id, batches)
         job = self._upload(job_id)
         job.sealed = True
@@ -120,11 +130,22 @@ class MemoryQueue:
         former = await self.begin(job, idempotency)
         if former is None:
             try:
-                await self.seal(job.id, batches, idempotency.fingerprint if idempotency else b"", answer)
+                await self._seal(job.id, batches, idempotency.fingerprint if idempotency else b"", answer)
             except QueueFull:
                 await self.abandon(job.id)
                 raise
+            self._hand_over(job, batches)
         return former
+
+    def _hand_over(self, job: Job, batches: Sequence[NewBatch]) -> None:
+        if self._taker is None:
+            return
+        stored = self.jobs[job.id]
+        if job.deliver_at is None and self._first_of_its_key(stored) and self._taker.wants(job, batches):
+            start = len(self._sequence) - len(batches)
+            self._taker.take([self._take(number) for number in range(start, len(self._sequence))])
+        else:
+            self._taker.wake()
 
     async def abandon(self, job_id: str) -> None:
         if job_id in self.jobs and not self.jobs[job_id].sealed:

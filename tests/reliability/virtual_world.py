@@ -54,7 +54,7 @@ class LoopWriter(Writer):
     def _run(self) -> None:
         """The thread has nothing to do."""
 
-    def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
+    def submit(self, operation: Operation[T], *, patient: bool = False) -> asyncio.Future[T]:
         future: asyncio.Future[T] = virtual_loop().create_future()
         self._group.append(_Waiting(operation, future))
         if not self._busy:

@@ -20,7 +20,7 @@ from gateway.dispatch.dispatcher import Dispatcher
 from gateway.observe.health import Readiness
 from gateway.queue import writer
 from gateway.queue.sqlite import SqliteQueue
-from gateway.queue.writer import Operation, T, Writer
+from gateway.queue.writer import Writer
 from gateway.receipts.store import ReceiptStore
 from gateway.settings import Settings
 from tests.gateway.dispatch.scripted import Silent
@@ -51,10 +51,9 @@ class SteppedWriter(Writer):
         super().__init__(connection, turnstile)
         self._busy = False
 
-    def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
-        future = super().submit(operation)
+    def _hand_in(self) -> None:
+        super()._hand_in()
         self._next()
-        return future
 
     def _next(self) -> None:
         if not self._busy and not self._waiting.empty():

@@ -18,7 +18,7 @@ from gateway.dispatch import dispatcher as rules
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.model import Job, Lane, Route, State, new_batch_id, new_job_id
 from gateway.observe.health import Readiness
-from gateway.queue.base import DeadTarget, Lease, LeaseLost, NewBatch, QueueError, QueueFull
+from gateway.queue.base import BATCH_LOAD, DeadTarget, Lease, LeaseLost, NewBatch, QueueError, QueueFull
 from gateway.settings import Settings
 from providers import PROVIDERS
 from providers.base import Message, Rendered, Rows
@@ -131,7 +131,6 @@ class World:
             batches.append(NewBatch(new_batch_id(now()), route, count, tokens, (tokens, blank)))
             start += count
         await self.queue.submit(job, None, batches, b"{}")
-        self.dispatcher.wake()
         return job.id
 
     def states(self, job_id: str) -> list[str]:
@@ -197,6 +196,40 @@ async def test_a_one_time_code_leaves_within_milliseconds_of_its_lease_during_a_
         start = virtual_loop().time()
         await world.complete(code, 1.0)
         assert virtual_loop().time() - start < 0.3
+
+
+async def test_a_one_time_code_needs_no_lease_of_its_own() -> None:
+    """It is handed over as it is stored, also during a campaign, and nothing is looked for after it."""
+    world = World()
+    async with world.run():
+        await world.submit(*[1000] * 20)
+        await until(lambda: world.shop.taken > 1000)
+        code = await world.submit(1, lane=Lane.TRANSACTIONAL)
+        assert world.attempts(code) == [1]
+        await world.complete(code, 1.0)
+        await asyncio.sleep(5.0)
+        before = world.queue.calls.count("lease")
+        start = virtual_loop().time()
+        for _ in range(100):
+            await world.complete(await world.submit(1, lane=Lane.TRANSACTIONAL), 1.0)
+        assert world.queue.calls.count("lease") - before <= (virtual_loop().time() - start) / rules.POLL + 1
+
+
+async def test_codes_that_wait_in_the_queue_are_not_overtaken() -> None:
+    """As long as a lease may have left some, those that come have to wait behind them."""
+    world = World()
+    world.shop.behave = hang()
+    async with world.run():
+        await asyncio.sleep(1.0)
+        share = rules.CAPACITY[Lane.TRANSACTIONAL] // 2
+        await world.submit(*[1000 - BATCH_LOAD] * (share // 1000), lane=Lane.TRANSACTIONAL)
+        code = await world.submit(1, lane=Lane.TRANSACTIONAL)
+        assert world.attempts(code) == [0]
+        sender = world.dispatcher._senders[SHOP]
+        await until(lambda: len(sender.flights) == share // 1000)
+        sender.remove(next(iter(sender.flights)))
+        later = await world.submit(1, lane=Lane.TRANSACTIONAL)
+        assert (world.attempts(code), world.attempts(later)) == ([0], [0])
 
 
 async def test_a_route_has_no_more_batches_in_hand_than_it_may() -> None:

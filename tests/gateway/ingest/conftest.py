@@ -45,10 +45,6 @@ class Gateway:
         self.door = door
         self.queue = queue
         self.counts = counts
-        self.woken = 0
-
-    def wake(self) -> None:
-        self.woken += 1
 
     async def post(self, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
         """Status and document that a job is answered with; bytes are sent as NDJSON."""
@@ -91,7 +87,6 @@ async def serve() -> AsyncIterator[Serve]:
             providers=providers,
             queue=queue,
             receipts=MemoryReceipts(queue) if receipts is None else receipts,
-            on_work=lambda: gateway.wake(),
             meter=counts,
             limits=Limits(**limits),
         )
@@ -102,8 +97,7 @@ async def serve() -> AsyncIterator[Serve]:
         address = listener.getsockname()
         session = ClientSession(f"http://127.0.0.1:{address[1]}")
         running.append((session, server))
-        gateway = Gateway(session, address, queue, counts, ingest.door)
-        return gateway
+        return Gateway(session, address, queue, counts, ingest.door)
 
     yield start
     for session, server in running:

@@ -78,7 +78,6 @@ async def test_an_upload_that_does_not_end_is_refused(gateway: Gateway) -> None:
     await gateway.door.empty(0.01)
     assert await upload.answer == (503, "5", "close")
     assert gateway.stored == []
-    assert gateway.woken == 0
 
 
 async def test_nobody_inside_is_not_waited_for(gateway: Gateway) -> None:

@@ -29,7 +29,6 @@ def test_it_names_every_route() -> None:
         providers=PROVIDERS,
         queue=queue,
         receipts=MemoryReceipts(queue),
-        on_work=lambda: None,
         meter=Counts(),
     )
     served = {(route.path, route.method.lower()) for route in ingest.routes()}

@@ -15,6 +15,7 @@ from gateway.queue.base import Room
 from gateway.queue.sqlite import SqliteQueue
 from gateway.receipts.store import ReceiptStore
 from tests.gateway.ingest.conftest import HEAD, Gateway, Serve, recipient
+from tests.gateway.queue.contract import Hands
 from tests.gateway.queue.test_machine import die
 
 SECRET = "a-device-token-that-nobody-may-read-0123456789"
@@ -103,10 +104,11 @@ async def test_a_jobs_report_counts_them(gateway: Gateway, queue: SqliteQueue) -
 async def test_replaying(gateway: Gateway, queue: SqliteQueue) -> None:
     """Dispatch is woken and gets it; a second time there is nothing to replay."""
     job = await parked(gateway, queue)
-    entry, woken = await the_one(gateway), gateway.woken
+    entry, hands = await the_one(gateway), Hands()
+    queue.hand_to(hands)
     assert await ask(gateway, "POST", f"/v1/parked/{entry['id']}/replay", 202) == entry
-    assert gateway.woken == woken + 1
     await ask(gateway, "POST", f"/v1/parked/{entry['id']}/replay", 404)
+    assert hands.woken == 1
     (lease,) = await queue.lease(ROOM, time.time())
     assert lease.job.id == job
     assert (await ask(gateway, "GET", f"/v1/jobs/{job}"))["parked"] == 0

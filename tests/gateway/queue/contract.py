@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from gateway.model import Lane, Note, Route, State
+from gateway.model import Job, Lane, Note, Route, State
 from gateway.queue.base import (
     DeadTarget,
     Idempotency,
     Lease,
     LeaseLost,
+    NewBatch,
     Queue,
     QueueError,
     QueueFull,
@@ -46,6 +48,24 @@ def accept(lease: Lease) -> Lease:
     """All of it answered."""
     lease.progress.states[:] = bytes([State.ACCEPTED]) * lease.count
     return lease
+
+
+class Hands:
+    """A `Taker`."""
+
+    def __init__(self, *, wanted: bool = True) -> None:
+        self.wanted = wanted
+        self.taken: list[Lease] = []
+        self.woken = 0
+
+    def wants(self, job: Job, batches: Sequence[NewBatch]) -> bool:
+        return self.wanted
+
+    def take(self, leases: Sequence[Lease]) -> None:
+        self.taken += leases
+
+    def wake(self) -> None:
+        self.woken += 1
 
 
 class QueueContract:
@@ -169,6 +189,60 @@ class QueueContract:
         with pytest.raises(QueueFull):
             await queue.submit(job(), key, [batch(1000), batch(1000), batch(1)], b"")
         assert await queue.begin(job(), key) is None
+
+    # --- handing over
+
+    async def test_what_is_wanted_is_leased_as_it_is_stored(self, queue: Queue) -> None:
+        """A job that the taker wants is its own when it is answered: nobody is woken, and nobody else gets it."""
+        taker = Hands()
+        queue.hand_to(taker)
+        put = [batch(3, WEB), batch(2)]
+        new = await stored(queue, *put)
+        assert [(lease.batch_id, lease.job, lease.route, lease.columns) for lease in taker.taken] == [
+            (each.id, new, each.route, each.columns) for each in put
+        ]
+        assert [(lease.count, lease.attempt, lease.crashes) for lease in taker.taken] == [(3, 1, 0), (2, 1, 0)]
+        assert [bytes(lease.progress.states) for lease in taker.taken] == [bytes(3), bytes(2)]
+        assert taker.woken == 0
+        assert await queue.lease(room(), NOW) == []
+        for lease in taker.taken:
+            await queue.complete(accept(lease), [], NOW)
+        assert (await queue.depth())[:2] == (0, 0)
+
+    async def test_what_is_not_wanted_is_for_everybody(self, queue: Queue) -> None:
+        """The taker is told that there is something to lease. About a stream's job it is not asked."""
+        taker = Hands(wanted=False)
+        queue.hand_to(taker)
+        await stored(queue, batch())
+        assert (taker.taken, taker.woken) == ([], 1)
+        taker.wanted = True
+        new = job()
+        await queue.begin(new, None)
+        await queue.seal(new.id, [batch()], b"", b"{}")
+        assert (taker.taken, taker.woken) == ([], 2)
+        assert len(await queue.lease(room(), NOW)) == 2
+
+    async def test_what_is_not_due_is_handed_to_nobody(self, queue: Queue) -> None:
+        """Neither a job for later, nor one whose ordering key is taken, nor a repeat of a request."""
+        taker = Hands()
+        queue.hand_to(taker)
+        await stored(queue, batch(), deliver_at=time.time() + 60)
+        await stored(queue, batch(), key="k")
+        await stored(queue, batch(), key="k")
+        assert len(taker.taken) == 1
+        for _ in range(2):
+            await queue.submit(job(), Idempotency("key", b""), [batch()], b"")
+        assert len(taker.taken) == 2
+
+    async def test_there_is_a_place_for_all_of_a_job_or_none(self, queue: Queue) -> None:
+        """No more is handed over than can be recorded, and a job is not torn apart."""
+        taker = Hands()
+        queue.hand_to(taker)
+        await stored(queue, *[batch(1) for _ in range(SLOTS - 1)])
+        await stored(queue, batch(1), batch(1))
+        assert (len(taker.taken), taker.woken) == (SLOTS - 1, 1)
+        await stored(queue, batch(1))
+        assert len(taker.taken) == SLOTS
 
     # --- the order of leases
 

@@ -63,6 +63,29 @@ async def test_one_commit_for_all_that_wait(database: Database) -> None:
     assert len(commits) <= 2
 
 
+async def test_what_is_patient_shares_a_commit(database: Database) -> None:
+    """It waits for another's, before which it runs; and goes alone if none comes."""
+    commits: list[int] = []
+    await database.write(lambda db: db.set_commit_hook(lambda: bool(commits.append(1))))
+    commits.clear()
+    patient = [database.write(insert(value), patient=True) for value in range(2)]
+    await database.write(insert(2))
+    assert all(future.done() for future in patient)
+    assert (await rows(database), len(commits)) == ([0, 1, 2], 1)
+    assert await database.write(insert(3), patient=True) == 3
+    assert await rows(database) == [0, 1, 2, 3]
+
+
+async def test_closing_waits_for_what_is_patient(path: Path, database: Database) -> None:
+    """Nothing that was handed in is left out."""
+    other = Database(path)
+    await other.open()
+    last = other.write(insert(1), patient=True)
+    await other.close()
+    assert await last == 1
+    assert await rows(database) == [1]
+
+
 async def test_a_refusal_undoes_one(database: Database) -> None:
     """An operation that raises is undone alone, and its caller gets the exception."""
 
