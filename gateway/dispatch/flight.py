@@ -145,9 +145,19 @@ class Flight:
 
     def put_back(self, index: int) -> None:
         """A delivery that is on the wire, or was about to be, has to be sent (again) as soon as possible."""
-        self.on_wire -= 1
-        self.states[index] = State.PENDING
+        self._take_off(index)
         self._make_ready(index)
+
+    def _take_off(self, index: int) -> None:
+        """A delivery is not on the wire any more.
+
+        One of which a try got no answer goes on being SENT in the column: the note that tells of it dies with this
+        process, and whoever takes over must not call it unsent. What is stored says PENDING, beside the note.
+        """
+        self.on_wire -= 1
+        note = self.notes.get(index)
+        if note is None or not note.unanswered:
+            self.states[index] = State.PENDING
 
     def _make_ready(self, index: int) -> None:
         note = self.notes.get(index)
@@ -156,8 +166,7 @@ class Flight:
 
     def put_off(self, index: int, due: float) -> None:
         """A delivery on the wire is to be tried again at `due`, the loop's time."""
-        self.on_wire -= 1
-        self.states[index] = State.PENDING
+        self._take_off(index)
         self.wait(index, due)
 
     def wait(self, index: int, due: float) -> None:
@@ -193,8 +202,9 @@ class Flight:
     def abandon(self, state: State, milliseconds: int, reason: str) -> int:
         """End all deliveries that are not on the wire, and say how many: expiry and cancellation."""
         ended = 0
+        tried = {*self._again, *self.suspects, *(index for _, index in self._waiting)}
         for index, former in enumerate(bytes(self.states)):
-            if former == State.PENDING:
+            if former == State.PENDING or index in tried:
                 note = self.notes.get(index)
                 self.end(index, given_up(state, note.unanswered if note else 0), milliseconds, reason)
                 ended += 1

@@ -40,7 +40,7 @@ class Columns(NamedTuple):
     def of(cls, progress: Progress) -> Columns:
         """A copy as of now: what is written to `progress` afterwards is not in it."""
         notes = _encode_notes(progress.notes) if progress.notes else None
-        return cls(bytes(progress.states), notes, progress.milliseconds.tobytes())
+        return cls(stored_states(progress), notes, progress.milliseconds.tobytes())
 
     @classmethod
     def fresh(cls, count: int) -> Columns:
@@ -53,6 +53,15 @@ class Columns(NamedTuple):
         column = milliseconds_column(0)
         column.frombytes(self.milliseconds)
         return column
+
+
+def stored_states(progress: Progress) -> bytes:
+    """The states of a living holder. Where a note says that it may have been sent, the state need not."""
+    states = bytearray(progress.states)
+    for index, note in progress.notes.items():
+        if note.unanswered and states[index] == State.SENT:
+            states[index] = State.PENDING
+    return bytes(states)
 
 
 def is_terminal(states: bytes) -> bool:

@@ -25,6 +25,7 @@ from gateway.queue.base import (
     Taker,
     Twin,
 )
+from gateway.queue.columns import stored_states
 from gateway.queue.sharing import Candidate, Shares
 from gateway.receipts.states import PENDING, WORDS, InvalidToken, InvalidTokens, JobStatus, Page, Receipt
 
@@ -273,7 +274,7 @@ class MemoryQueue:
 
 
 def _copy(progress: Progress) -> Progress:
-    return Progress(bytearray(progress.states), progress.milliseconds[:], dict(progress.notes))
+    return Progress(bytearray(stored_states(progress)), progress.milliseconds[:], dict(progress.notes))
 
 
 class MemoryReceipts:

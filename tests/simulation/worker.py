@@ -188,6 +188,7 @@ class Worker:
             recorder._file = CLOSED
         database = self.queue.database
         if database._writer is not None:
+            database._writer._closed = True
             database._writer._connection.close()
             database._writer._turnstile.close()
             database._writer._turnstile._file = CLOSED

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gateway.dispatch.flight import Flight
 from gateway.model import Note, State, split_delivery_id
+from gateway.queue.columns import Columns
 from tests.gateway.dispatch.scripted import flight, job, lease, words
 from tests.gateway.virtual import EPOCH
 
@@ -55,6 +56,22 @@ def test_a_retry_comes_back_when_it_is_due_and_not_before() -> None:
     assert list(batch.next(3)) == [0]
     assert batch.bring_back(99.0, 9)
     assert list(batch.next(3)) == [2]
+
+
+def test_what_may_have_been_sent_is_never_called_unsent_by_its_column() -> None:
+    """The column outlives the process, the note that tells of a try without an answer does not."""
+    batch = flight(count=3)
+    batch.next(3)
+    for index in (0, 1):
+        batch.note(index).unanswered = 1
+    batch.put_off(0, 5.0)
+    batch.put_back(1)
+    batch.put_back(2)
+    assert words(batch) == ["sent", "sent", "pending"]
+    stored = Columns.of(batch.lease.progress)
+    assert stored.states == bytes(3), "beside the notes"
+    assert batch.abandon(State.EXPIRED, 1, "late") == 3
+    assert words(batch) == ["unknown", "unknown", "expired"]
 
 
 def test_of_what_is_due_no_more_comes_back_than_may() -> None:
