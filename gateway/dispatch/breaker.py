@@ -25,7 +25,8 @@ UNSENT_TO_HOLD = 3000
 """Requests in a row that come back unprocessed, without an answer between them: three connections full of them."""
 
 UNAVAILABLE_FLOOR = 1.0
-UNAVAILABLE_CEILING = 60.0
+UNAVAILABLE_CEILING = 20.0
+"""So that a service that is back is found within half a minute, however long it was gone."""
 CREDENTIAL_HOLD = 60.0
 REMINT_HOLD = 0.0
 MISCONFIGURED_HOLD = 300.0

@@ -22,7 +22,7 @@ from gateway.http2.connection import Connection, Source
 from gateway.http2.frames import ErrorCode, error_name
 
 BACKOFF_FLOOR = 1.0
-BACKOFF_CEILING = 60.0
+BACKOFF_CEILING = 20.0
 
 DIALS_A_MINUTE = 60
 """Whatever became of them: services take more for an attack. A pool allowed many connections may fill up thrice."""

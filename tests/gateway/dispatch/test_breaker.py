@@ -89,7 +89,7 @@ def test_each_failed_probe_doubles_the_hold_up_to_a_ceiling(breaker: Breaker) ->
         now += hold
         probed(breaker, now)
         breaker.answered(UNAVAILABLE, now)
-    assert holds == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert holds == [1, 2, 4, 8, 16, 20, 20, 20, 20]
 
 
 def test_a_release_begins_the_doubling_anew(breaker: Breaker) -> None:
