@@ -157,6 +157,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     scope: Scope = Scope.TARGET
     dead_since: float | None = None
     """UNIX seconds; for UNREGISTERED: when the service last knew the target to be dead."""
+    ambiguous: bool = False
+    """For UNREGISTERED: a wrong setting of ours is answered in the same way."""
     remint: bool = False
     """For CREDENTIAL: a freshly signed credential may cure it; otherwise an operator has to."""
 

@@ -34,7 +34,8 @@ MISCONFIGURED_HOLD = 300.0
 GUARD_WINDOW = 60.0
 GUARD_ANSWERS = 500
 UNPROVEN_ANSWERS = 50
-"""The guard's answers for a route that has never had anything accepted: so many without one prove enough."""
+"""The guard's answers where a wrong setting is answered like a dead target, on a route that has never had anything
+accepted: so many without one prove enough."""
 
 
 class Cause(enum.Enum):
@@ -71,14 +72,13 @@ class Breaker:
         self._answers = 0
         self._dead = 0
 
-    @property
-    def trusted(self) -> bool:
+    def believes(self, outcome: Outcome) -> bool:
         """Whether the service's word that a target is dead may be acted on.
 
-        Not before it has accepted something: a wrong environment, topic or project calls every target dead from the
-        first one on.
+        Where a wrong setting would be answered in the same way, as another environment's tokens are, not before the
+        service has accepted something.
         """
-        return self._proven and not self.suspicious
+        return not self.suspicious and (self._proven or not outcome.ambiguous)
 
     @property
     def suspicious(self) -> bool:
@@ -118,7 +118,7 @@ class Breaker:
             return self._refused(outcome, asked, now)
         if verdict is Verdict.THROTTLED and self._everybody(outcome.scope):
             return self._hold(Cause.THROTTLED, outcome.reason, 0.0 if asked else self._backoff(), asked, now)
-        return self._judged(1, int(verdict is Verdict.UNREGISTERED), now)
+        return self._judged(1, int(verdict is Verdict.UNREGISTERED), now, outcome.ambiguous)
 
     def unsent(self, count: int, now: float) -> bool:
         """Requests came back unprocessed (REFUSED_STREAM, GOAWAY). They go again at once, but not for ever: whether a
@@ -154,12 +154,12 @@ class Breaker:
         self._heard_at = now
         self._unsent = 0
 
-    def _judged(self, answers: int, dead: int, now: float) -> bool:
+    def _judged(self, answers: int, dead: int, now: float, ambiguous: bool = False) -> bool:
         """The service did its work and judged deliveries."""
         self._heard(now)
         self._failures = 0
         self._count(answers, dead, now)
-        enough = GUARD_ANSWERS if self._proven else UNPROVEN_ANSWERS
+        enough = UNPROVEN_ANSWERS if ambiguous and not self._proven else GUARD_ANSWERS
         if self._dead > self._max_dead_share * self._answers and self._answers >= enough:
             return self._suspect(f"{self._dead} of {self._answers} targets are dead", now)
         if self._probing and dead and self.suspicious:

@@ -30,8 +30,8 @@ class History(NamedTuple):
     resend_unknown: bool
     """What the job, or else its class, wants of what may have been sent."""
     expires_at: float | None
-    trusted: bool = True
-    """Whether the service's word that targets are dead is believed (see `Breaker.trusted`)."""
+    believed: bool = True
+    """Whether the service's word that the target is dead is (see `Breaker.believes`)."""
 
 
 class Decision(NamedTuple):
@@ -60,7 +60,7 @@ its target lives on."""
 
 def decide(outcome: Outcome, history: History, now: float, limits: Limits, jitter: random.Random) -> Decision:
     """Judge an outcome at `now` (UNIX seconds)."""
-    if outcome.verdict is Verdict.UNREGISTERED and not history.trusted:
+    if outcome.verdict is Verdict.UNREGISTERED and not history.believed:
         return _doubt(outcome, history, now, limits, jitter)
     final = FINAL.get(outcome.verdict)
     if final is not None:

@@ -363,8 +363,8 @@ class Sender:
         self._heed(outcome, now, wall)
         note = flight.note(index)
         note.unanswered += outcome.verdict is Verdict.UNKNOWN
-        trusted = self.breaker.trusted
-        history = History(note.attempts, note.unanswered, flight.job.resend_unknown, flight.job.expires_at, trusted)
+        believed = self.breaker.believes(outcome)
+        history = History(note.attempts, note.unanswered, flight.job.resend_unknown, flight.job.expires_at, believed)
         decision = decide(outcome, history, wall, self._limits, self._jitter)
         if decision.state is State.INVALID_TOKEN:
             self._unregistered(flight, index, outcome, milliseconds, wall)

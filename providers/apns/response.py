@@ -114,7 +114,12 @@ def outcome(status: int, headers: Headers, body: bytes, now: float, *, own_topic
         return _waiting(known, headers, now)
     if (status, answer.reason) in DEAD or status == 410:
         since = now if answer.timestamp is None else min(answer.timestamp / 1000, now)
-        return Outcome(verdict=Verdict.UNREGISTERED, reason=answer.reason or "http_410", dead_since=since)
+        return Outcome(
+            verdict=Verdict.UNREGISTERED,
+            reason=answer.reason or f"http_{status}",
+            dead_since=since,
+            ambiguous=answer.reason == "BadDeviceToken",
+        )
     return _waiting(_by_class(status, answer.reason or f"http_{status}"), headers, now)
 
 

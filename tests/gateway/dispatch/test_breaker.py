@@ -15,6 +15,7 @@ UNAVAILABLE = Outcome(verdict=Verdict.UNAVAILABLE, reason="down")
 UNKNOWN = Outcome(verdict=Verdict.UNKNOWN, reason="timeout")
 REJECTED = Outcome(verdict=Verdict.REJECTED, reason="no")
 DEAD = Outcome(verdict=Verdict.UNREGISTERED, reason="gone")
+BAD = Outcome(verdict=Verdict.UNREGISTERED, reason="bad", ambiguous=True)
 REFUSED = Outcome(verdict=Verdict.CREDENTIAL, reason="bad key", scope=Scope.CREDENTIAL)
 EXPIRED = Outcome(verdict=Verdict.CREDENTIAL, reason="old", scope=Scope.CREDENTIAL, remint=True)
 QUOTA = Outcome(verdict=Verdict.THROTTLED, reason="quota", scope=Scope.APP, retry_after=30.0)
@@ -231,33 +232,41 @@ class TestTrust:
     def test_it_begins_with_the_first_acceptance(self, breaker: Breaker) -> None:
         for outcome in (DEAD, REJECTED, DEVICE, UNAVAILABLE):
             breaker.answered(outcome, 0.0)
-            assert not breaker.trusted
+            assert not breaker.believes(BAD)
         breaker.accepted(1, 0.0)
-        assert breaker.trusted
+        assert breaker.believes(BAD)
 
     def test_it_ends_with_a_credential_that_is_refused(self) -> None:
         """Whoever replaces it may take another environment's."""
         breaker = proven()
         breaker.answered(REFUSED, 0.0)
-        assert not breaker.trusted
+        assert not breaker.believes(BAD)
 
     def test_it_outlives_a_credential_that_is_minted_anew(self) -> None:
         breaker = proven()
         breaker.answered(EXPIRED, 0.0)
-        assert breaker.trusted
+        assert breaker.believes(BAD)
 
     def test_there_is_none_under_suspicion(self) -> None:
         breaker = proven()
         for _ in range(rules.GUARD_ANSWERS):
             breaker.answered(DEAD, 0.0)
         assert breaker.suspicious
-        assert not breaker.trusted
+        assert not breaker.believes(BAD)
 
     def test_a_route_of_which_nothing_was_ever_accepted_is_stopped_soon(self, breaker: Breaker) -> None:
         for _ in range(rules.UNPROVEN_ANSWERS - 1):
+            assert not breaker.answered(BAD, 0.0)
+        assert breaker.answered(BAD, 0.0)
+        assert breaker.suspicious
+
+    def test_what_no_setting_explains_is_believed_at_once(self, breaker: Breaker) -> None:
+        """A single dead token on a gateway that has just started is told as what it is."""
+        assert breaker.believes(DEAD)
+        for _ in range(rules.GUARD_ANSWERS - 1):
             assert not breaker.answered(DEAD, 0.0)
         assert breaker.answered(DEAD, 0.0)
-        assert breaker.suspicious
+        assert not breaker.believes(DEAD)
 
 
 @pytest.mark.parametrize("scope", [Scope.APP, Scope.CREDENTIAL, Scope.ORIGIN])

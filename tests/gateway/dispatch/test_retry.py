@@ -33,10 +33,10 @@ def judged(
     expires_in: float | None = None,
     retry_after: float | None = None,
     scope: Scope = Scope.APP,
-    trusted: bool = True,
+    believed: bool = True,
 ) -> Decision:
     expires_at = None if expires_in is None else NOW + expires_in
-    history = History(attempts, unanswered, resend, expires_at, trusted)
+    history = History(attempts, unanswered, resend, expires_at, believed)
     outcome = Outcome(verdict=verdict, retry_after=retry_after, scope=scope)
     return decide(outcome, history, NOW, LIMITS, Shortest())
 
@@ -57,11 +57,11 @@ TABLE = [
     (Verdict.UNREGISTERED, {}, Decision(State.INVALID_TOKEN)),
     (Verdict.UNREGISTERED, {"attempts": 99, "expires_in": -1}, Decision(State.INVALID_TOKEN)),
     # -- but a route that has proved nothing is asked again, and its word kills no target
-    (Verdict.UNREGISTERED, {"trusted": False}, again(0.5)),
-    (Verdict.UNREGISTERED, {"trusted": False, "attempts": TRIES_IN_DOUBT - 1}, again(1.0)),
-    (Verdict.UNREGISTERED, {"trusted": False, "attempts": TRIES_IN_DOUBT}, Decision(State.REJECTED)),
-    (Verdict.UNREGISTERED, {"trusted": False, "expires_in": 0.5}, Decision(State.REJECTED)),
-    (Verdict.UNREGISTERED, {"trusted": False, "expires_in": 0.6}, again(0.5)),
+    (Verdict.UNREGISTERED, {"believed": False}, again(0.5)),
+    (Verdict.UNREGISTERED, {"believed": False, "attempts": TRIES_IN_DOUBT - 1}, again(1.0)),
+    (Verdict.UNREGISTERED, {"believed": False, "attempts": TRIES_IN_DOUBT}, Decision(State.REJECTED)),
+    (Verdict.UNREGISTERED, {"believed": False, "expires_in": 0.5}, Decision(State.REJECTED)),
+    (Verdict.UNREGISTERED, {"believed": False, "expires_in": 0.6}, again(0.5)),
     # -- what was not processed goes again uncounted, as soon as its route may send
     (Verdict.UNSENT, {}, AT_ONCE),
     (Verdict.UNSENT, {"attempts": 99}, AT_ONCE),

@@ -34,6 +34,10 @@ START = EPOCH + 1000.0
 """UNIX seconds when a test begins."""
 
 
+def bad_token() -> Outcome:
+    return Outcome(Verdict.UNREGISTERED, "bad", dead_since=START, ambiguous=True)
+
+
 def dead(since: float | None = None) -> Outcome:
     return Outcome(verdict=Verdict.UNREGISTERED, reason="gone", dead_since=since)
 
@@ -359,32 +363,38 @@ class TestDeadTargets:
 
 
 class TestDoubt:
-    """A route that has never had anything accepted may have a wrong environment, topic or project."""
+    """A route that has never had anything accepted may have a wrong environment."""
 
     async def test_a_dead_target_is_asked_again_and_its_message_rejected_in_the_end(self, bench: Bench) -> None:
         batch = bench.add(1)
         for tries in range(TRIES_IN_DOUBT):
             assert (words(batch), bench.sender.load().waiting) == (["pending"], min(1, tries))
             await pass_time(bench, 3.0)
-            bench.answer(bench.taken(), dead(START))
+            bench.answer(bench.taken(), bad_token())
         assert words(batch) == ["rejected"]
-        assert batch.notes[0].reason == "gone, not believed while nothing of its route is accepted"
+        assert batch.notes[0].reason == "bad, not believed while nothing of its route is accepted"
         assert batch.dead == []
 
     async def test_an_acceptance_clears_it(self, bench: Bench) -> None:
         batch = bench.add(2)
-        bench.answer(bench.taken(1), dead(START))
+        bench.answer(bench.taken(1), bad_token())
         bench.accept(bench.taken(1))
         await pass_time(bench, 3.0)
-        bench.answer(bench.taken(), dead(START))
+        bench.answer(bench.taken(), bad_token())
         assert words(batch) == ["invalid_token", "accepted"]
         assert [target.key for target in batch.dead] == [b"key of t0"]
 
     async def test_a_wrongly_configured_route_stops_and_kills_no_token(self, bench: Bench) -> None:
         batch = bench.add(200)
-        bench.answer(bench.taken(100), dead(START))
+        bench.answer(bench.taken(100), bad_token())
         assert bench.sender.breaker.cause is Cause.MISCONFIGURED
         assert (words(batch), batch.dead) == (["pending"] * 200, [])
+
+    async def test_what_no_setting_explains_is_believed_at_once(self, bench: Bench) -> None:
+        batch = bench.add(1)
+        bench.answer(bench.taken(), dead(START))
+        assert words(batch) == ["invalid_token"]
+        assert [target.key for target in batch.dead] == [b"key of t0"]
 
 
 class TestBudget:
