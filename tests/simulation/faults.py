@@ -49,7 +49,7 @@ class Faults:
         at = start + self._rng.expovariate(1 / pause)
         while at < end - 1.0:
             (kind,) = self._rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])
-            if self._rng.random() < 0.5:  # and there is something for it to happen to
+            if self._rng.random() < 0.8:  # and there is something for it to happen to
                 self._world.servers.call_at(at - self._rng.uniform(0.1, 1.5), self._world.submit)
             self._world.servers.call_at(at, kind)
             at += self._rng.expovariate(1 / pause)

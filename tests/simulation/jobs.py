@@ -42,7 +42,7 @@ class Callers:
         """A job of one to some dozens of recipients, at `now` (UNIX seconds)."""
         rng = self._rng
         lane = Lane.TRANSACTIONAL if rng.random() < 0.4 else Lane.PROMOTIONAL
-        count = 1 if rng.random() < 0.2 else rng.randint(2, 10 if lane is Lane.TRANSACTIONAL else 40)
+        count = 1 if rng.random() < 0.2 else rng.randint(2, 40)
         names = rng.choice([["apns"], ["fcm"], ["apns", "fcm"], ["apns", "fcm", "webpush"]])
         recipients = [self._recipient(rng.choice(names)) for _ in range(count)]
         job = Job(

@@ -77,7 +77,7 @@ class Service:
         self.mood = Mood.FINE
         self.pace = rng.choice([0.05, 0.5, 3.0])
         """Mean seconds to an answer."""
-        self.streams = rng.choice([3, 20, 1000])
+        self.streams = rng.choice([2, 5, 100])
         """How many requests a connection may have open at a time."""
         self.refuses = False
         self.silent = False
