@@ -98,7 +98,7 @@ class Inline(Database):
         self._reader.close()
         self._turn.close()
 
-    def write(self, operation: Operation[T]) -> asyncio.Future[T]:
+    def write(self, operation: Operation[T], *, patient: bool = False) -> asyncio.Future[T]:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         try:
             with self._db:

@@ -93,7 +93,7 @@ async def life(path: Path) -> AsyncIterator[tuple[Intake, SqliteQueue]]:
     queue = SqliteQueue(path, owner="worker")
     await queue.open()
     limits = Limits(uploads=10 * AT_ONCE)
-    yield Intake(APPS, PROVIDERS, queue, lambda: None, Counts(), limits), queue
+    yield Intake(APPS, PROVIDERS, queue, Counts(), limits), queue
     recorder, queue._recorder = queue._recorder, None
     assert recorder is not None
     recorder.close(remove=False)

@@ -21,7 +21,7 @@ async def test_it_is_served_and_valid(gateway: Gateway) -> None:
     assert list(OpenAPIV31SpecValidator(description).iter_errors()) == []
 
 
-def test_it_names_every_route() -> None:
+async def test_it_names_every_route() -> None:
     """And none that is not there."""
     queue = MemoryQueue()
     ingest = Ingest(
