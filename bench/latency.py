@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from bench import report
 from bench.campaign import chunks, job
+from bench.poster import Poster
 from bench.stage import WARM_UP, Stage, stage
 from bench.throughput import Scenario, world
 from bench.world import World, cpus
@@ -66,7 +67,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 async def _run(running: World, seconds: float, blast: int) -> dict[str, Any]:
     async with stage(running, "apns") as at:
-        clerk = _Clerk(at)
+        clerk = _Clerk(at, poster := Poster(at.api.url))
         await clerk.probe(WARM_UP_SECONDS)
         extra: dict[str, Any] = {}
         if blast:
@@ -83,6 +84,7 @@ async def _run(running: World, seconds: float, blast: int) -> dict[str, Any]:
             used = running.gateway.usage()
         figures = await clerk.figures(probes)
         await clerk.enter_receipts()
+        poster.close()
     running.enter_taken(at.ledger)
     balance = at.ledger.balance()
     return {
@@ -115,8 +117,9 @@ def _loss(blast: int, alone: list[float], shared: float) -> dict[str, Any]:
 class _Clerk:
     """Sends probes and blasts, and remembers their jobs."""
 
-    def __init__(self, at: Stage) -> None:
+    def __init__(self, at: Stage, poster: Poster) -> None:
         self._at = at
+        self._poster = poster
         self._jobs: list[str] = []
         self._number = 0
 
@@ -151,7 +154,7 @@ class _Clerk:
                 {"id": recipient, "provider": "apns", "token": f"{self._number:064x}", "vars": {"code": str(due)}}
             ],
         }
-        answer = await self._at.api.submit_document(json.dumps(document).encode())
+        answer = await self._poster.submit_document(json.dumps(document).encode())
         self._at.ledger.accepted({recipient: None})
         self._jobs.append(answer["job"])
         return Probe(due, time.monotonic(), answer["job"])
