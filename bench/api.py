@@ -10,6 +10,9 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+DEADLINES = aiohttp.ClientTimeout(total=600, sock_connect=10, sock_read=60)
+"""Seconds of a request that may upload or read a lot: nothing waits for an answer for ever."""
+
 
 class ApiError(Exception):
     """The gateway answered with a problem; the message is its own."""
@@ -30,7 +33,7 @@ class Api:
         try:
             async with self._session.get(f"{self.url}/readyz") as response:
                 return response.status == 200
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, TimeoutError):
             return False
 
     async def submit(self, chunks: Iterable[bytes], key: str | None = None) -> dict[str, Any]:

@@ -78,8 +78,15 @@ class Caller:
                 await asyncio.sleep(PAUSE)
 
     async def served(self) -> None:
-        """Wait until the gateway is ready."""
+        """Wait until the gateway is ready.
+
+        Raises:
+            NoAnswer: it was not for too long.
+        """
+        end = time.monotonic() + PATIENCE
         while not await self._api.ready():
+            if time.monotonic() > end:
+                raise NoAnswer(f"not ready for {PATIENCE:g} s")
             await asyncio.sleep(PAUSE)
 
     async def moved(self, jobs: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from bench import report
-from bench.api import Api, ApiError
+from bench.api import DEADLINES, Api, ApiError
 from bench.campaign import Recipients, chunks, job, recipients
 from bench.ledger import Balance, Ledger
 from bench.processes import ProcessFailed, Usage
@@ -130,7 +130,7 @@ class _Demo:
 
     async def run(self) -> dict[str, Any]:
         parts = self._parts()
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+        async with aiohttp.ClientSession(timeout=DEADLINES) as session:
             api = self._world.api(session)
             before, began = self._world.gateway.usage(), time.monotonic()
             jobs = await self._submit(api, parts)

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 
 from bench import report
+from bench.api import DEADLINES
 from bench.campaign import job, recipients
 from bench.ledger import Ledger
 from bench.world import World, cpus
@@ -33,7 +34,7 @@ def run(count: int) -> dict[str, Any]:
 
 async def _run(count: int, world: World) -> dict[str, Any]:
     ledger = Ledger()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+    async with aiohttp.ClientSession(timeout=DEADLINES) as session:
         api = world.api(session)
         warm_up = await api.submit(_upload(WARM_UP, 1, ledger))
         before, began = world.gateway.usage(), time.monotonic()

@@ -24,7 +24,7 @@ import msgspec
 from hdrh.histogram import HdrHistogram
 
 from bench import report
-from bench.api import Api
+from bench.api import DEADLINES, Api
 from bench.campaign import chunks, job, recipients
 from bench.ledger import Balance
 from bench.processes import usage
@@ -138,7 +138,7 @@ class _Soak:
         """Of every job: other jobs' deliveries to the same targets are other deliveries."""
 
     async def run(self, seconds: float, rate: float | None) -> dict[str, Any]:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+        async with aiohttp.ClientSession(timeout=DEADLINES) as session:
             api = self._world.api(session)
             collector = asyncio.create_task(self._collect())
             highest = None if rate is not None else await self._find_highest(api)

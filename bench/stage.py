@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import aiohttp
 
-from bench.api import Api
+from bench.api import DEADLINES, Api
 from bench.campaign import Recipients, chunks, job, recipients
 from bench.ledger import Ledger
 from bench.processes import Child
@@ -143,5 +143,5 @@ class Stage:
 @asynccontextmanager
 async def stage(world: World, provider: str, sink: Child | None = None) -> AsyncIterator[Stage]:
     """A stage in a running world."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+    async with aiohttp.ClientSession(timeout=DEADLINES) as session:
         yield Stage(world, world.api(session), provider, sink)

@@ -25,6 +25,10 @@ RESTART_DEADLINE = 40.0
 """Seconds in which the workers of a killed parent have left."""
 
 
+CONTROL_DEADLINE = 60.0
+"""Seconds for the simulators to do what they are told."""
+
+
 class World:
     """Use as a context: everything it starts is ended when it is left, whatever happened inside."""
 
@@ -124,12 +128,12 @@ class World:
         """Have a simulator play another script from now on."""
         self.control("POST", f"script?service={service}", msgspec.json.encode(script))
 
-    def control(self, method: str, path: str, body: bytes = b"") -> bytes:
-        """Ask the simulators' control listener."""
+    def control(self, method: str, path: str, body: bytes = b"", deadline: float = CONTROL_DEADLINE) -> bytes:
+        """Ask the simulators' control listener; `deadline` is in seconds."""
         from urllib.request import Request
 
         request = Request(f"{self.ready['control']}/{path}", data=body or None, method=method)
-        with urlopen(request, timeout=60) as response:
+        with urlopen(request, timeout=deadline) as response:
             answer: bytes = response.read()
         return answer
 

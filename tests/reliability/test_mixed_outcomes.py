@@ -18,7 +18,7 @@ from typing import NamedTuple
 import aiohttp
 import pytest
 
-from bench.api import Api
+from bench.api import DEADLINES, Api
 from bench.campaign import chunks, job, recipients
 from bench.ledger import Ledger
 from bench.simulators import Rule, Script
@@ -65,7 +65,7 @@ class Found(NamedTuple):
 
 async def campaign(world: World, count: int, ledger: Ledger) -> Found:
     """Two jobs a service, each of a sixth of the recipients."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+    async with aiohttp.ClientSession(timeout=DEADLINES) as session:
         api = world.api(session)
         jobs, began = [], time.monotonic()
         for number, service in enumerate(world.services):

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from bench.api import DEADLINES
 from bench.campaign import Recipients, chunks, job, recipients
 from bench.ledger import Ledger
 from bench.simulators import configuration
@@ -94,7 +95,7 @@ def origin(proxy: Proxy) -> str:
 
 async def send(world: World, proxies: Mapping[Cell, Proxy], count: int, deadline: float, ledger: Ledger) -> float:
     """Two jobs a cell, one of which wants what may have been sent to be sent again. Returns the seconds it took."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+    async with aiohttp.ClientSession(timeout=DEADLINES) as session:
         api = world.api(session)
         jobs, began = {}, time.monotonic()
         for number, (cell, proxy) in enumerate(proxies.items()):

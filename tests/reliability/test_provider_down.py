@@ -19,7 +19,7 @@ import pytest
 
 from bench.campaign import Recipients, chunks, job, recipients
 from bench.ledger import Ledger
-from bench.world import World
+from bench.world import CONTROL_DEADLINE, World
 
 from .conftest import Evidence
 
@@ -105,7 +105,8 @@ class Run:
         """Have it, and return when it was over."""
         if kind == "refused":
             restart = json.dumps({"seconds": seconds}).encode()
-            lasting = asyncio.to_thread(self.world.control, "POST", "restart?service=apns", restart)
+            deadline = seconds + CONTROL_DEADLINE
+            lasting = asyncio.to_thread(self.world.control, "POST", "restart?service=apns", restart, deadline)
             await asyncio.gather(lasting, self.press_on(seconds))
             return time.monotonic()
         os.kill(self.world.simulators.pid, signal.SIGSTOP)
@@ -148,7 +149,7 @@ async def attack(world: World, kind: Outage, seconds: float, warm: int) -> tuple
 async def test_an_outage_is_waited_for(kind: Outage, long: bool, evidence: Evidence) -> None:
     """Memory stays bounded, callers are told to come back, and soon after all is as before, with nothing lost."""
     # Long in place of ten minutes: longer changes nothing but the receipts' age, as the gateway looks each 20 s.
-    seconds, room, warm = (50.0, 500_000, 20_000) if long else (12.0, 20_000, 4_000)
+    seconds, room, warm = (90.0, 500_000, 20_000) if long else (12.0, 20_000, 4_000)
     with World(["apns"], mode="fast", environment={"CARILLON_QUEUE__HIGH_WATER": str(room)}) as world:
         run, figures = await attack(world, kind, seconds, warm)
     balance = figures.pop("balance")
