@@ -49,7 +49,11 @@ log = structlog.get_logger()
 
 
 async def run_worker(
-    settings: Settings, worker: int, listeners: Sequence[socket.socket], on_ready: Callable[[], None]
+    settings: Settings,
+    worker: int,
+    listeners: Sequence[socket.socket],
+    on_ready: Callable[[], None],
+    on_second: Callable[[], None],
 ) -> None:
     """Run worker number `worker` until it is told to leave, then drain.
 
@@ -59,6 +63,7 @@ async def run_worker(
     Args:
         listeners: sockets bound by the parent; they are closed.
         on_ready: called once it serves.
+        on_second: called each second that its loop goes round.
 
     Raises:
         SettingsError: credentials cannot be used.
@@ -89,7 +94,7 @@ async def run_worker(
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(dispatcher.run()),
-                tasks.create_task(health.watch_loop(metrics, [dispatcher.sample])),
+                tasks.create_task(health.watch_loop(metrics, [dispatcher.sample, on_second])),
                 tasks.create_task(_maintain(queue, receipts, settings, readiness)),
             ]
             served = await _listen(server, listeners)

@@ -184,7 +184,7 @@ def worker(
     logs.configure(settings.observe.log_level, settings.observe.log_format, worker=worker)
     with _refusing(SettingsError, SlotTaken, QueueError, OSError):
         try:
-            uvloop.run(run_worker(settings, worker, inherited(listeners), line.say_ready))
+            uvloop.run(run_worker(settings, worker, inherited(listeners), line.say_ready, line.say_alive))
         except ExceptionGroup:
             # A defect of ours: told in the log, redacted as everything there, and the parent starts another worker.
             _log.error("worker.failed", worker=worker, exc_info=True)

@@ -2,8 +2,9 @@
 
 It serves nothing and holds nothing but the listening sockets, so it is small and does not fail. Workers are separate
 programs in process groups of their own: Ctrl-C reaches only the parent, which says it once. Each worker has a line to
-the parent, a socket on which it says that it is ready; when the parent is gone, however that came, the line ends and
-the worker drains and leaves.
+the parent, a socket on which it says that it is ready, and each second that it lives; who falls silent is killed, as
+it may hold what the others wait for. When the parent is gone, however that came, the line ends and the worker drains
+and leaves.
 
 A worker fills one of N places. What dies is started again with its number, and takes over at start what that one had
 leased. SIGHUP replaces the workers one after the other: a new one is started, and only when it is ready its
@@ -34,14 +35,21 @@ START_DEADLINE = 30.0
 """Seconds for a replacement to be ready; after that the former worker stays."""
 SETTLED = 5.0
 """A worker that lived this long had started well; what dies sooner is started again with back-off."""
+SILENCE = 60.0
+"""Seconds without a sign of life after which a worker hangs, in a loop without end or stopped with a lock in its hands,
+and is killed."""
+LOOKS = 60
+"""At the signs of life, in so many seconds: what counts are looks, so that a parent that stood still itself, with the
+whole machine or alone, kills nobody for it."""
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 HOPELESS = 5
-"""Deaths at once, in a row and of every worker, with none ever settled: a mistake that no restart cures."""
+"""Deaths at once, in a row and of every worker, with none ever settled or ready: a mistake that no restart cures."""
 WRONG_USE = 2
 """A worker's exit status for settings or a queue that cannot be used, which it has told in words."""
 
 _READY = b"r"
+_ALIVE = b"."
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -52,21 +60,34 @@ class _Worker:
         self.number = number
         self._process = process
         self._line = line
-        self.ready = asyncio.ensure_future(self._listen())
+        self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Whether it said so; False once it ended instead."""
+        self._listening = asyncio.ensure_future(self._listen())
+        self._heard = False
+        self._silent = 0
         self.exited = asyncio.ensure_future(self._wait())
         """Its exit status."""
         self.relieved: asyncio.Future[_Worker] = asyncio.get_running_loop().create_future()
         """Who fills its place from now on."""
 
-    async def _listen(self) -> bool:
+    async def _listen(self) -> None:
         with suppress(OSError):
-            return await asyncio.get_running_loop().sock_recv(self._line, 1) == _READY
-        return False
+            while said := await asyncio.get_running_loop().sock_recv(self._line, 1024):
+                self._heard = True
+                if _READY in said:
+                    self.ready.set_result(True)
+        if not self.ready.done():
+            self.ready.set_result(False)
+
+    def look(self) -> int:
+        """How many looks in a row, with this one, found that it had said nothing. Until it is ready it need not."""
+        self._silent = 0 if self._heard or not self.ready.done() else self._silent + 1
+        self._heard = False
+        return self._silent
 
     async def _wait(self) -> int:
         status = await self._process.wait()
-        await asyncio.wait([self.ready])  # its end of the line went with it
+        await asyncio.wait([self._listening])  # its end of the line went with it
         self._line.close()
         return status
 
@@ -86,6 +107,7 @@ class Supervisor:
         restarted: called for each death that is followed by a new start.
         grace: seconds from the first signal until what still runs is killed.
         settled: see `SETTLED`.
+        silence: see `SILENCE`.
         first_delay: see `FIRST_DELAY`; it doubles up to `LONGEST_DELAY`.
     """
 
@@ -99,6 +121,7 @@ class Supervisor:
         restarted: Callable[[], None] = lambda: None,
         grace: float = GRACE,
         settled: float = SETTLED,
+        silence: float = SILENCE,
         first_delay: float = FIRST_DELAY,
     ) -> None:
         self._command = command
@@ -107,12 +130,13 @@ class Supervisor:
         self._restarted = restarted
         self._grace = grace
         self._settled = settled
+        self._silence = silence
         self._first_delay = first_delay
         self._places: list[_Worker | None] = [None] * workers
         self._alive: set[_Worker] = set()
         self._numbers: set[int] = set()
         self._failures = [0] * workers
-        self._any_settled = False
+        self._promising = False  # some worker settled or got ready: no mistake of ours that no restart cures
         self._stopping = asyncio.Event()
         self._replacing = asyncio.Event()
         self._signal = signal.SIGTERM
@@ -131,7 +155,10 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._replacing.set)
         try:
             async with asyncio.TaskGroup() as group:
-                others = [group.create_task(self._kill_late()), group.create_task(self._replace_for_ever())]
+                others = [
+                    group.create_task(each)
+                    for each in (self._kill_late(), self._kill_silent(), self._replace_for_ever())
+                ]
                 await asyncio.gather(*(self._keep(place) for place in range(len(self._places))))
                 if self._alive:  # those that were being replaced
                     await asyncio.wait([worker.exited for worker in self._alive])
@@ -166,10 +193,17 @@ class Supervisor:
         await self._stopping.wait()
         await asyncio.sleep(self._grace)
         for worker in self._alive:
-            self._kill(worker)
+            self._kill(worker, f"still running after {self._grace:g} s")
 
-    def _kill(self, worker: _Worker) -> None:
-        _LOG.warning("worker.killed", worker=worker.number, reason=f"still running after {self._grace:g} s")
+    async def _kill_silent(self) -> None:
+        while True:
+            await asyncio.sleep(self._silence / LOOKS)
+            for worker in self._alive:
+                if worker.look() == LOOKS:
+                    self._kill(worker, f"no sign of life for {self._silence:g} s")
+
+    def _kill(self, worker: _Worker, reason: str) -> None:
+        _LOG.warning("worker.killed", worker=worker.number, reason=reason)
         worker.send(signal.SIGKILL)
 
     # Keeping
@@ -177,17 +211,17 @@ class Supervisor:
     async def _keep(self, place: int) -> None:
         while not self._stopping.is_set():
             began = time.monotonic()
-            number, status = await self._fill(place)
+            worker = await self._fill(place)
+            status = worker.exited.result()
             if self._stopping.is_set():
                 # A worker that had no handler yet went by the signal itself: it had nothing to finish.
                 self._status = self._status or int(status not in (0, -self._signal))
                 return
             lived = time.monotonic() - began
-            _LOG.warning("worker.died", worker=number, status=_words(status), after_seconds=round(lived, 1))
-            if lived >= self._settled:
-                self._any_settled, self._failures[place] = True, 0
-            else:
-                self._failures[place] += 1
+            _LOG.warning("worker.died", worker=worker.number, status=_words(status), after_seconds=round(lived, 1))
+            settled = lived >= self._settled
+            self._promising |= settled or worker.ready.result()
+            self._failures[place] = 0 if settled else self._failures[place] + 1
             if self._hopeless(status):
                 self._give_up(status)
                 return
@@ -195,15 +229,15 @@ class Supervisor:
             if not self._stopping.is_set():
                 self._restarted()
 
-    async def _fill(self, place: int) -> tuple[int, int]:
-        """Start a worker for a place, and wait until who fills it, it or a successor, is dead: number and status."""
+    async def _fill(self, place: int) -> _Worker:
+        """Start a worker for a place, and wait until who fills it, it or a successor, is dead; returns that."""
         worker = await self._start()
         while True:
             self._places[place] = worker
             await asyncio.wait((worker.exited, worker.relieved), return_when=asyncio.FIRST_COMPLETED)
             if not worker.relieved.done():
                 self._places[place] = None
-                return worker.number, worker.exited.result()
+                return worker
             worker = worker.relieved.result()
 
     async def _start(self) -> _Worker:
@@ -238,7 +272,7 @@ class Supervisor:
 
     def _hopeless(self, status: int) -> bool:
         allowed = 1 if status == WRONG_USE else HOPELESS
-        return not self._any_settled and min(self._failures) >= allowed
+        return not self._promising and min(self._failures) >= allowed
 
     def _give_up(self, status: int) -> None:
         _LOG.error("workers.give_up", reason=f"no worker lives longer than {self._settled:g} s", last=_words(status))
@@ -285,7 +319,7 @@ class Supervisor:
 
     async def _left(self, worker: _Worker) -> None:
         if not (await asyncio.wait([worker.exited], timeout=self._grace))[0]:
-            self._kill(worker)
+            self._kill(worker, f"still running after {self._grace:g} s")
             await asyncio.wait([worker.exited])
 
 
@@ -299,13 +333,13 @@ class Parent:
     def __init__(self, line: int, grace: float = GRACE) -> None:
         """Leave when the parent is gone, by SIGTERM to itself, and by SIGKILL if that does not end it."""
         os.set_inheritable(line, False)
-        self._line = line
+        self._line = socket.socket(fileno=line)
         self._grace = grace
         threading.Thread(target=self._follow, name="follow-parent", daemon=True).start()
 
     def _follow(self) -> None:
         with suppress(OSError):
-            os.read(self._line, 1)  # nothing is ever written: this returns when the other end is gone
+            self._line.recv(1)  # nothing is ever written: this returns when the other end is gone
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(self._grace)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -313,4 +347,9 @@ class Parent:
     def say_ready(self) -> None:
         """This worker serves: whom it replaces may leave."""
         with suppress(OSError):  # the parent is gone, and this process leaves soon
-            os.write(self._line, _READY)
+            self._line.send(_READY)
+
+    def say_alive(self) -> None:
+        """Say so each second, from the loop that does the work. It waits for nobody."""
+        with suppress(OSError):  # gone, or it has not listened for so long that there is no room
+            self._line.send(_ALIVE, socket.MSG_DONTWAIT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
@@ -44,6 +45,20 @@ say("ready")
 while True:
     time.sleep(60)
 """
+MORTAL = """
+say("ready")
+parent.say_ready()
+sys.exit(1)
+"""
+SILENT = """
+say("ready")
+parent.say_ready()
+for _ in range(3):
+    time.sleep(0.01)
+    parent.say_alive()
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+TALKING = OBEDIENT.replace("time.sleep(60)", "time.sleep(0.01); parent.say_alive()")
 FAILING = """
 say("ready")
 sys.exit(78)
@@ -168,6 +183,47 @@ async def test_a_mistake_that_no_restart_cures_ends_it(tmp_path: Path) -> None:
     async with running(supervisor) as task:
         assert await asyncio.wait_for(task, 30) == 78
     assert len(stage.lines("ready")) == 5
+
+
+async def test_what_kills_workers_that_got_ready_is_no_mistake_of_the_settings(tmp_path: Path) -> None:
+    """However fast they die once they serve, they are started again: somebody kills them, or one of their jobs."""
+    stage = Stage(tmp_path, MORTAL)
+    async with running(Supervisor(stage.command, 1, first_delay=0.001)) as task:
+        await stage.until(lambda: len(stage.lines("ready")) > 6)
+        assert not task.done()
+
+
+async def test_a_worker_that_falls_silent_is_killed_and_started_again(tmp_path: Path) -> None:
+    """One that hangs, which may hold the queue's lock, does not say that it lives any more."""
+    stage = Stage(tmp_path, SILENT)
+    async with running(Supervisor(stage.command, 1, silence=0.5, first_delay=0.01)) as task:
+        await stage.until(lambda: len(stage.lines("ready")) == 2)
+        assert not alive(stage.lines("ready")[0][1])
+        assert not task.done()
+
+
+async def test_a_worker_that_says_that_it_lives_is_left_alone(tmp_path: Path) -> None:
+    """However long; and one that is not ready yet is not expected to say anything."""
+    stage = Stage(tmp_path, "if worker == 1:\n" + textwrap.indent(DEAF, "    ") + TALKING)
+    async with running(Supervisor(stage.command, 2, silence=0.5)):
+        await stage.until(lambda: len(stage.lines("ready")) == 2)
+        await asyncio.sleep(1.5)  # three times the silence that is allowed
+        assert len(stage.lines("ready")) == 2
+        assert all(alive(pid) for _, pid in stage.lines("ready"))
+
+
+async def test_a_parent_that_does_not_listen_keeps_no_worker_waiting(tmp_path: Path) -> None:
+    """A worker says that it lives without waiting: a parent that stands still must not stop its loop."""
+    stage = Stage(tmp_path, "for _ in range(10_000):\n    parent.say_alive()\nsay('through')\ntime.sleep(60)")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = stage.command(0, theirs.fileno())
+        process = await asyncio.create_subprocess_exec(*command, pass_fds=[theirs.fileno()])
+        try:
+            await stage.until(lambda: bool(stage.lines("through")))
+        finally:
+            process.kill()
+            await process.wait()
 
 
 async def test_one_broken_worker_does_not_end_the_others(tmp_path: Path) -> None:
