@@ -96,7 +96,10 @@ def read(text: bytes, kind: type[_Kind]) -> _Kind:
 
 def job(line: JobLine, now: float) -> tuple[Job, list[Problem]]:
     """The job that was submitted, and what is wrong with it by itself."""
-    problems = [*_words(line), *_overrides(line.message)]
+    overrides = list(_overrides(line.message))
+    # Even a job that is refused is stored for a moment, to find its key's former answer; such a message cannot be.
+    message = Message() if overrides else line.message
+    problems = [*_words(line), *overrides]
     lane = Lane.TRANSACTIONAL if line.class_ == "transactional" else Lane.PROMOTIONAL
     on_unknown = line.on_unknown or ("resend" if lane is Lane.TRANSACTIONAL else "report")
     made = Job(
@@ -104,8 +107,8 @@ def job(line: JobLine, now: float) -> tuple[Job, list[Problem]]:
         app=line.app,
         lane=lane,
         campaign=line.campaign,
-        message=line.message,
-        variables=template.variables(line.message),
+        message=message,
+        variables=template.variables(message),
         collapse_key=line.collapse_key,
         ordering_key=line.ordering_key,
         created_at=now,

@@ -100,3 +100,19 @@ async def test_beyond_the_high_water_mark(durable: Gateway) -> None:
         assert (await durable.post(body, **KEY))[0] == 503
         assert (await durable.queue.depth()).deliveries == 0
     assert (await durable.post(document(), **KEY))[0] == 202
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_message_that_cannot_be_stored_is_refused(durable: Gateway, streamed: bool) -> None:
+    """A job is stored to find its key's former answer even if it is wrong; a number of more than 64 bits or a nesting
+    too deep does not even get that far. The key stays free."""
+    deep: Any = 0
+    for _ in range(900):
+        deep = [deep]
+    for value, pointer in ((2**70, "/message/apns/x"), (-(2**64), "/message/apns/x"), (deep, "/message/apns/x/0")):
+        head = {**HEAD, "message": {"apns": {"x": value}}}
+        body = lines(recipient(0), head=head) if streamed else {**head, "recipients": [recipient(0)]}
+        status, answer = await durable.post(body, **KEY)
+        assert status == 422
+        assert answer["errors"][0]["pointer"].startswith(pointer)
+    assert (await durable.post(document(), **KEY))[0] == 202
