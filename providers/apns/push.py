@@ -135,8 +135,8 @@ def _check_headers(message: Message) -> Iterator[Problem]:
             yield Problem(AT, "may only have the keys " + ", ".join(HEADERS))
         elif isinstance(value, bool) or not isinstance(value, (str, int)):
             yield Problem(f"{AT}/{name}", "has to be a string or an integer")
-        elif isinstance(value, str) and (is_templated(value) or not value.isprintable()):
-            yield Problem(f"{AT}/{name}", "may hold neither placeholders nor control characters")
+        elif isinstance(value, str) and (is_templated(value) or not value.isprintable() or value != value.strip()):
+            yield Problem(f"{AT}/{name}", "may have no placeholders, no control characters, and no spaces at its ends")
 
 
 def _check_collapse_id(push: Push, message: Message) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ https://developers.google.com/identity/protocols/oauth2/service-account#httprest
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -28,6 +29,8 @@ GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 LIFETIME: Final = 3600
 """Seconds; the longest that an assertion may claim."""
+LONGEST_LIFETIME: Final = 10**9
+"""Seconds; what an access token claims beyond it is no lifetime, but digits."""
 BACKDATED: Final = 30
 """Seconds by which the assertion is older than it is."""
 EARLY: Final = 600
@@ -52,6 +55,8 @@ class _Refusal(msgspec.Struct):
 
 _decode_grant = msgspec.json.Decoder(_Grant).decode
 _decode_refusal = msgspec.json.Decoder(_Refusal).decode
+_VISIBLE = re.compile(r"[!-~]+")
+"""An access token that a header field can hold."""
 
 
 class ServiceAccount:
@@ -124,7 +129,7 @@ class ServiceAccount:
             lifetime = int(grant.expires_in)
         except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
             return Outcome(verdict=Verdict.UNAVAILABLE, reason="unreadable_grant")
-        if not (grant.access_token.isascii() and grant.access_token.isprintable()) or lifetime <= 0:
+        if not _VISIBLE.fullmatch(grant.access_token) or not 0 < lifetime <= LONGEST_LIFETIME:
             return Outcome(verdict=Verdict.UNAVAILABLE, reason="unreadable_grant")
         self._headers = ((b"authorization", b"Bearer " + grant.access_token.encode()),)
         self._obtained_at = now

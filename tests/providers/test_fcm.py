@@ -328,7 +328,9 @@ def test_a_short_lived_token_is_not_refreshed_all_the_time(settings: FcmSettings
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", b'{"access_token": 5}', grant("soon"), grant(0), grant(token="a\r\nb")]
+    "body",
+    [b"", b"<html>", b'{"access_token": 5}', grant("soon"), grant(0), grant("9" * 400)]
+    + [grant(token=token) for token in ("", "a ", "a\r\nb")],
 )
 def test_an_unreadable_grant_is_tried_again(settings: FcmSettings, body: bytes) -> None:
     credential = provider.credential(settings)
