@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -63,28 +64,31 @@ def _paths() -> Node:
         "/v1/jobs": {"post": _submit()},
         "/v1/jobs/{id}": {
             "parameters": [_path("A job's id.")],
-            "get": _operation("getJob", "How far a job has come.", {"200": _answer("JobReport")}, 404),
+            "get": _operation("getJob", "How far a job has come.", {"200": _answer("JobReport")}, 404, 503),
             "delete": _operation(
                 "cancelJob",
                 "Cancel what is not yet sent. What is on the wire goes its way, and cancelling twice does no harm.",
                 {"202": _answer("JobReport")},
-                404,
+                *(404, 503),
             ),
         },
         "/v1/jobs/{id}/receipts": {"parameters": [_path("A job's id.")], "get": _receipts()},
         "/v1/receipts": {
             "post": _operation(
-                "findReceipts", "Receipts by delivery ids.", {"200": _answer("Found")}, 400, 413, 415, 422
+                "findReceipts",
+                "Receipts by delivery ids.",
+                {"200": _answer("Found") | _links({"getDelivery": "/receipts/0/id"})},
+                *(400, 408, 413, 415, 422, 503),
             )
             | {"requestBody": {"required": True, "content": _content("Wanted")}}
         },
         "/v1/deliveries/{id}": {
             "parameters": [_path("A delivery's id.")],
-            "get": _operation("getDelivery", "One delivery.", {"200": _answer("Receipt")}, 404),
+            "get": _operation("getDelivery", "One delivery.", {"200": _answer("Receipt")}, 404, 503),
         },
         "/v1/tokens/invalid": {
             "get": _operation(
-                "listDeadTokens", "Targets declared dead, oldest first.", {"200": _answer("DeadTokens")}, 400
+                "listDeadTokens", "Targets declared dead, oldest first.", {"200": _answer("DeadTokens")}, 400, 503
             )
             | {"parameters": [_query("app", "Whose.", {"type": "string"}, required=True), *_CURSOR]}
         },
@@ -93,22 +97,22 @@ def _paths() -> Node:
                 "listParked",
                 "Batches that nobody sends any more, because process after process died with them, oldest first. They"
                 " stay until they are replayed, purged or cancelled, or their job expires.",
-                {"200": _answer("ParkedPage")},
-                400,
+                {"200": _answer("ParkedPage") | _links(dict.fromkeys(_OF_PARKED, "/parked/0/id"))},
+                *(400, 503),
             )
             | {"parameters": _CURSOR}
         },
         "/v1/parked/{id}": {
             "parameters": [_PARKED_ID],
             "get": _operation(
-                "getParked", "What a parked batch holds, masked.", {"200": _answer("ParkedContents")}, 404
+                "getParked", "What a parked batch holds, masked.", {"200": _answer("ParkedContents")}, 404, 503
             ),
             "delete": _operation(
                 "purgeParked",
                 "End a parked batch. What was never sent gets the receipt `dead_lettered`, what may have reached its"
                 " device `unknown`.",
                 {"200": _answer("ParkedReport")},
-                404,
+                *(404, 503),
             ),
         },
         "/v1/parked/{id}/replay": {
@@ -117,7 +121,7 @@ def _paths() -> Node:
                 "replayParked",
                 "Send a parked batch once more, from where it was. One more death parks it again.",
                 {"202": _answer("ParkedReport")},
-                404,
+                *(404, 503),
             ),
         },
         "/openapi.json": {
@@ -131,7 +135,7 @@ def _paths() -> Node:
 
 
 def _submit() -> Node:
-    accepted = _answer("Accepted")
+    accepted = _answer("Accepted") | _links(dict.fromkeys(_OF_A_JOB, "/job"))
     accepted["headers"] = {
         "Location": _header("Where the job's report is."),
         "Idempotent-Replayed": _header("`true`: this is the answer that an earlier request with the same key got."),
@@ -179,7 +183,7 @@ def _receipts() -> Node:
         "A job's receipts in the order in which they were stored. This is where a recipient's delivery is found: each"
         " carries the recipient's id and the delivery's.",
         {"200": page},
-        *(400, 404),
+        *(400, 404, 503),
     )
     operation["parameters"] = _CURSOR
     return operation
@@ -192,6 +196,16 @@ def _operation(name: str, summary: str, answers: Node, *problems: int) -> Node:
 
 def _answer(name: str, kind: str = JSON) -> Node:
     return {"description": name, "content": _content(name, kind)}
+
+
+def _links(followers: Mapping[str, str]) -> Node:
+    """What can be asked next: operation -> where in this answer its `id` stands."""
+    return {
+        "links": {
+            operation: {"operationId": operation, "parameters": {"id": f"$response.body#{pointer}"}}
+            for operation, pointer in followers.items()
+        }
+    }
 
 
 def _content(name: str, kind: str = JSON) -> Node:
@@ -214,11 +228,17 @@ def _query(name: str, description: str, schema: Node, *, required: bool = False)
     return {"name": name, "in": "query", "required": required, "description": description, "schema": schema}
 
 
+_OF_A_JOB = ("getJob", "cancelJob", "listReceipts")
+_OF_PARKED = ("getParked", "replayParked", "purgeParked")
+"""Operations on one, by its id."""
+
 _PARKED_ID = _path("The batch's id, which is that of its first delivery, or that of any other of its deliveries.")
 
 _CURSOR = [
     _query(
-        "after", "A cursor that a former page gave; the start without it.", {"type": "string", "pattern": "^[0-9]+$"}
+        "after",
+        "A cursor that a former page gave; the start without it.",
+        {"type": "string", "pattern": "^[0-9]{1,18}$"},
     ),
     _query("limit", "Most entries on the page.", {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 1000}),
 ]
