@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.complete
 BENCH_STAMP := .venv/.bench
+LONG_STAMP := .venv/.long
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long lint types check format bench lock clean
@@ -32,7 +33,7 @@ demo: setup ## a campaign of 100,000 recipients through simulators of three serv
 test: setup ## the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-long: setup ## every attack at full scale, and docs/reliability-report.md: 45 minutes; ONLY="R2 R16" for some rows
+test-long: $(LONG_STAMP) ## every attack at full scale, and docs/reliability-report.md: 45 minutes; ONLY="R2 R16" for some rows
 	@$(BIN)/python -m bench reliability --run $(ONLY)
 
 lint: setup ## ruff: style and mistakes
@@ -51,11 +52,11 @@ format: setup ## put the code into shape
 bench: $(BENCH_STAMP) ## all benchmarks, and docs/performance.md with its plots; QUICK=1 for small counts
 	@$(BIN)/python -m bench figures $(if $(QUICK),--quick)
 
-$(BENCH_STAMP): $(STAMP) requirements-bench.lock
+$(BENCH_STAMP) $(LONG_STAMP): .venv/.%: $(STAMP) requirements-%.lock
 	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-bench.lock; \
+		uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-$*.lock; \
 	else \
-		$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock; \
+		$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-$*.lock; \
 	fi
 	@touch $@
 
@@ -66,6 +67,8 @@ lock: ## resolve the dependencies anew (needs uv); versions and hashes only
 		--no-annotate --upgrade --extra dev pyproject.toml -o requirements-dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--no-annotate --upgrade --extra bench pyproject.toml -o requirements-bench.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--no-annotate --upgrade --extra long pyproject.toml -o requirements-long.lock
 
 clean: ## remove what setup, tests and demos made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
