@@ -25,7 +25,7 @@ from gateway.dispatch.retry import Limits
 from gateway.dispatch.sender import Sender
 from gateway.dispatch.skew import Skew
 from gateway.dispatch.standing import Standing
-from gateway.dispatch.turns import turns
+from gateway.dispatch.turns import Turns
 from gateway.http2.connection import Source
 from gateway.http2.pool import Address, Pool, tls_context
 from gateway.model import Job, Lane, Route, State
@@ -121,7 +121,7 @@ class Dispatcher:
             settings.dispatch.max_attempts, settings.dispatch.backoff_base, settings.dispatch.backoff_cap
         )
         self._weights = settings.weights()
-        self._turns = turns(self._weights)
+        self._turns = Turns(self._weights)
         self._senders: dict[Route, Sender] = {}
         self._last_used: dict[Route, float] = {}
         self._standing = Standing(metrics, readiness)
@@ -327,6 +327,8 @@ class Dispatcher:
             # Stored before anything is sent again: should this process die as well, nobody else would know that these
             # were on the wire once already, and their receipts could deny it.
             await self._queue.checkpoint(lease, [], time.time())
+        if flight.job.lane is Lane.TRANSACTIONAL:
+            self._turns.hasten()
         sender.add(flight)
         if sender.backlog:
             sender.pool.wake()

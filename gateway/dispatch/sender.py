@@ -8,6 +8,7 @@ read of a connection. Neither waits for anything, and neither does more for a de
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -244,7 +245,7 @@ class Sender:
         if self.breaker.cause is not None:
             self.breaker.probe()
         self.governor.spend(len(indexes))
-        self._turn.spend(len(indexes))
+        self._turn.spend(len(indexes) / flight.plan.slice)
         self._lanes.served(flight.job.lane, len(indexes))
         flight.body_size = max(map(len, rendered.bodies))
         tags = [(flight, index) for index in indexes]
@@ -254,7 +255,8 @@ class Sender:
         allowed = self.breaker.allowance(now, self._on_wire)
         # At least one request, even if its body is larger than the window: it then goes out in parts.
         by_window = max(1, window // flight.body_size)
-        count = min(streams, by_window, flight.plan.slice, self._turn.left, self.governor.room(now))
+        by_turn = math.ceil(min(1.0, self._turn.left) * flight.plan.slice)
+        count = min(streams, by_window, by_turn, self.governor.room(now))
         return count if allowed is None else min(count, allowed)
 
     def _drop_rejected(

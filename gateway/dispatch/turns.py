@@ -1,8 +1,9 @@
 """Turns at the processor: in each round of the loop an app sends what its weight is worth, then the others go.
 
 Connections take turns by the loop already. But an app with more of them, or with more to send on each, would have more
-of the processor; so what all of an app's connections take in one round is bounded. A round ends when everybody else has
-had the loop, which is at once where nobody else wants it: nothing is left idle.
+of the processor; so what all of an app's connections take in one round is bounded. It is counted in slices, which are
+about as much work whoever's they are (`Plan.slice`). A round ends when everybody else has had the loop, which is at
+once where nobody else wants it: nothing is left idle.
 """
 
 from __future__ import annotations
@@ -10,37 +11,62 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-ROUND = 1000
-"""Deliveries that the app with the largest weight may send in one round: some five milliseconds of work."""
+ROUND = 2.0
+"""Slices that the app with the largest weight may send in one round: some five milliseconds of work."""
+
+SHORT_ROUND = 0.5
+"""The same while one-time codes come. Each of them needs several rounds from its request to the wire."""
+
+SHORT_FOR = 1.0
+"""Seconds after a one-time code for which rounds stay short: cut so fine, a campaign costs some per cent more."""
 
 
 class Turn:
     """An app's part of a round."""
 
-    def __init__(self, part: int = ROUND) -> None:
+    def __init__(self, part: Callable[[], float] = lambda: ROUND) -> None:
+        """`part` says how many slices of the round that begins are the app's."""
         self._part = part
         self._loop = asyncio.get_running_loop()
+        self._renewing = False
         self._waiting: dict[Callable[[], None], None] = {}
-        self.left = part
-        """Deliveries that may still be sent in this round."""
+        self.left = part()
+        """Slices that may still be sent in this round."""
 
-    def spend(self, count: int) -> None:
-        if self.left == self._part:
+    def spend(self, slices: float) -> None:
+        if not self._renewing:
+            self._renewing = True
             self._loop.call_soon(self._renew)
-        self.left -= count
+        self.left -= slices
 
     def wait(self, wake: Callable[[], None]) -> None:
         """Call `wake` once in the next round, when nothing is left of this one."""
         self._waiting[wake] = None
 
     def _renew(self) -> None:
-        self.left = self._part
+        self._renewing = False
+        self.left = self._part()
         waiting, self._waiting = self._waiting, {}
         for wake in waiting:
             wake()
 
 
-def turns(weights: Mapping[str, float]) -> dict[str, Turn]:
+class Turns:
     """Each app's turn, in proportion to the weights."""
-    largest = max(weights.values(), default=1.0)
-    return {app: Turn(max(1, round(ROUND * weight / largest))) for app, weight in weights.items()}
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._short_until = float("-inf")
+        self._largest = max(weights.values(), default=1.0)
+        self._turns = {app: Turn(self._part(weight)) for app, weight in weights.items()}
+
+    def __getitem__(self, app: str) -> Turn:
+        return self._turns[app]
+
+    def hasten(self) -> None:
+        """A one-time code is on its way: have short rounds for a while."""
+        self._short_until = self._loop.time() + SHORT_FOR
+
+    def _part(self, weight: float) -> Callable[[], float]:
+        share = weight / self._largest
+        return lambda: share * (SHORT_ROUND if self._loop.time() < self._short_until else ROUND)

@@ -22,8 +22,8 @@ LOOPS = ("virtual",)
 
 PROCESSOR = 0.0001
 """Seconds a notification: 10,000 a second are all there is."""
-ROUND = 50
-"""Deliveries: five milliseconds, as in reality."""
+ROUNDS = {"ROUND": 0.1, "SHORT_ROUND": 0.025}
+"""Slices: five milliseconds and a quarter of them, as in reality."""
 QUIET = ("bank", "post", "clinic")
 EVERY = 0.1
 SIZE = 10
@@ -36,7 +36,8 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(autouse=True)
 def _slow(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, processor=PROCESSOR)
-    monkeypatch.setattr(turns, "ROUND", ROUND)
+    for name, slices in ROUNDS.items():
+        monkeypatch.setattr(turns, name, slices)
 
 
 async def submit(world: VirtualWorld, app: str, until: float, *, jobs: int = 1, size: int = SIZE) -> None:

@@ -258,7 +258,7 @@ class Bench:
             finished=self._finished,
             failed=self._failed,
             held=lambda sender, scope: self.held.append(scope),
-            turn=turn or Turn(),
+            turn=turn or Turn(lambda: 1e9),
             jitter=jitter,
             clock=asyncio.get_running_loop().time,
         )
