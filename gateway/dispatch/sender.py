@@ -37,9 +37,10 @@ DEFER_AFTER = 10.0
 """Seconds until the next retry above which a batch goes back to the queue instead of waiting in memory."""
 
 HELD_BACK_PATIENCE = 2.0
-HELD_BACK_DEFER = (10.0, 20.0)
+HELD_BACK_DEFER = (5.0, 8.0)
 """Seconds after which a batch goes back to the queue whose retries are all due and beyond the budget, and between
-which for how long: others have something to send for the first time, which earns the budget."""
+which for how long: others have something to send for the first time, which earns the budget. Not for longer than what
+time earns is saved up (`budget.BURST`), as a quiet route would retry at less than its floor."""
 
 
 class Load(NamedTuple):
