@@ -167,7 +167,7 @@ class Plan(Protocol):
     """One message compiled for one app, provider and origin."""
 
     slice: int
-    """How many recipients one `render` may take and stay within about a millisecond."""
+    """How many recipients one `render` may take and stay within about two milliseconds."""
     bare_accept: bool
     """Whether status 200 without a body needs no look by `outcome`: it is ACCEPTED and carries nothing to keep."""
 
