@@ -1,7 +1,7 @@
 """A route's flights in the order in which they are looked at: transactional first, then by arrival.
 
 Only when many transactional deliveries went while a campaign was ready, a slice of that goes in between: so campaigns
-keep a sixteenth, and a one-time code waits a millisecond for it at most.
+keep a sixteenth, and a one-time code waits for one slice of theirs at most, some milliseconds.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections import deque
 from gateway.dispatch.flight import Flight
 from gateway.model import Lane
 
-PATIENCE = 4000
-"""Transactional deliveries after which a slice of a campaign goes, which has 250 at most."""
+PATIENCE = 15
+"""Transactional deliveries that may overtake one of a campaign, where both are ready."""
 
 
 class Lanes:
@@ -20,7 +20,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self._queues: tuple[deque[Flight], ...] = tuple(deque() for _ in Lane)
-        self._overtook = 0  # transactional deliveries since a campaign that was ready had a turn
+        self._overtook = 0  # transactional deliveries that campaigns which were ready have not made up for
 
     def __bool__(self) -> bool:
         return any(self._queues)
@@ -39,12 +39,18 @@ class Lanes:
 
     def served(self, lane: Lane, count: int) -> None:
         """So many deliveries of a class were taken."""
-        overtakes = lane is Lane.TRANSACTIONAL and self._queues[Lane.PROMOTIONAL]
-        self._overtook = self._overtook + count if overtakes else 0
+        if not self._queues[Lane.PROMOTIONAL]:
+            self._overtook = 0
+        elif lane is Lane.TRANSACTIONAL:
+            self._overtook += count
+        else:
+            self._overtook = max(0, self._overtook - PATIENCE * count)
 
     def first(self) -> Flight | None:
         """The flight whose turn it is. Flights that have nothing to send any more leave here."""
-        for queue in self._queues if self._overtook < PATIENCE else reversed(self._queues):
+        campaigns = self._queues[Lane.PROMOTIONAL]
+        due = campaigns and self._overtook >= PATIENCE * campaigns[0].plan.slice
+        for queue in reversed(self._queues) if due else self._queues:
             while queue:
                 flight = queue[0]
                 if flight.ready:

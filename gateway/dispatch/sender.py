@@ -190,7 +190,7 @@ class Sender:
         while (flight := self._lanes.first()) is not None:
             if self._end_overdue(flight, wall) or self._run_out(flight):
                 continue
-            if self._turn.left <= 0:
+            if not self._turn.room:
                 self._turn.wait(self.pool.wake)
                 return None
             auth = self.credential.headers(self.origin, wall)
@@ -256,7 +256,7 @@ class Sender:
         allowed = self.breaker.allowance(now, self._on_wire)
         # At least one request, even if its body is larger than the window: it then goes out in parts.
         by_window = max(1, window // flight.body_size)
-        by_turn = math.ceil(min(1.0, self._turn.left) * flight.plan.slice)
+        by_turn = math.ceil(min(1.0, self._turn.room) * flight.plan.slice)
         count = min(streams, by_window, by_turn, self.governor.room(now))
         return count if allowed is None else min(count, allowed)
 

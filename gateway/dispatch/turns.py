@@ -20,32 +20,44 @@ SHORT_ROUND = 0.5
 SHORT_FOR = 1.0
 """Seconds after a one-time code for which rounds stay short: cut so fine, a campaign costs some per cent more."""
 
+LEAST = 0.2
+"""Slices. Of anybody in a round, and of a slice that is cut for a round's end: smaller ones cost more than they are
+worth, and an app of little weight has the processor for itself most of the time."""
+
 
 class Turn:
     """An app's part of a round."""
 
     def __init__(self, part: Callable[[], float] = lambda: ROUND) -> None:
-        """`part` says how many slices of the round that begins are the app's."""
+        """`part` says how many slices of the round that begins are the app's, `LEAST` or more."""
         self._part = part
         self._loop = asyncio.get_running_loop()
         self._renewing = False
         self._waiting: dict[Callable[[], None], None] = {}
-        self.left = part()
-        """Slices that may still be sent in this round."""
+        self._left = part()
+
+    @property
+    def room(self) -> float:
+        """Slices that may still be sent in this round. What is more than was left is taken off the next ones."""
+        return max(self._left, LEAST) if self._left > 0 else 0.0
 
     def spend(self, slices: float) -> None:
         if not self._renewing:
             self._renewing = True
             self._loop.call_soon(self._renew)
-        self.left -= slices
+        self._left -= slices
 
     def wait(self, wake: Callable[[], None]) -> None:
-        """Call `wake` once in the next round, when nothing is left of this one."""
+        """Call `wake` once in a round that has room, when there is no room in this one."""
         self._waiting[wake] = None
 
     def _renew(self) -> None:
-        self._renewing = False
-        self.left = self._part()
+        part = self._part()
+        self._left = min(part, self._left + part)
+        self._renewing = self._left <= 0
+        if self._renewing:
+            self._loop.call_soon(self._renew)
+            return
         waiting, self._waiting = self._waiting, {}
         for wake in waiting:
             wake()
@@ -69,4 +81,4 @@ class Turns:
 
     def _part(self, weight: float) -> Callable[[], float]:
         share = weight / self._largest
-        return lambda: share * (SHORT_ROUND if self._loop.time() < self._short_until else ROUND)
+        return lambda: max(LEAST, share * (SHORT_ROUND if self._loop.time() < self._short_until else ROUND))

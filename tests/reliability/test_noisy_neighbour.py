@@ -22,7 +22,7 @@ LOOPS = ("virtual",)
 
 PROCESSOR = 0.0001
 """Seconds a notification: 10,000 a second are all there is."""
-ROUNDS = {"ROUND": 0.1, "SHORT_ROUND": 0.025}
+ROUNDS = {"ROUND": 0.1, "SHORT_ROUND": 0.025, "LEAST": 0.01}
 """Slices: five milliseconds and a quarter of them, as in reality."""
 QUIET = ("bank", "post", "clinic")
 EVERY = 0.1
