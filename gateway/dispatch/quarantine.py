@@ -7,6 +7,7 @@ connection is lost with it, again at each retry. So what was on the wire of `SUS
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -16,6 +17,9 @@ from gateway.http2.protocol import Results, Tag
 
 POISON_CUTS = 4
 """Connections that a delivery ended, two of them alone, before it is given up. Those of an outage are not counted."""
+
+UNUSED = 60.0
+"""Seconds without suspects after which their connection is closed."""
 
 POISONOUS = "connections break off whenever it is sent"
 
@@ -43,12 +47,19 @@ class Quarantine:
         self._open_pool = open_pool
         self._pool: Pool | None = None
         self._occupied = False
+        self._wanted_at = 0.0
+        self._closing: asyncio.Task[None] | None = None
 
     def tick(self, now: float) -> None:
-        if self._pool is None and self._sender.suspects:
-            self._pool = self._open_pool(self)
+        if self._sender.suspects or self._occupied:
+            self._wanted_at = now
+            if self._pool is None:
+                self._pool = self._open_pool(self)
         if self._pool is not None:
             self._pool.tick(now)
+            if now - self._wanted_at > UNUSED:
+                self._closing = asyncio.get_running_loop().create_task(self._pool.close(0.0))
+                self._pool = None
 
     def replace(self) -> None:
         if self._pool is not None:
@@ -58,6 +69,8 @@ class Quarantine:
         """As `Pool.close`."""
         if self._pool is not None:
             await self._pool.close(deadline)
+        if self._closing is not None:
+            await self._closing
 
     # The pool's side
 

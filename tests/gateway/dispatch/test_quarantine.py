@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from gateway.dispatch.flight import SUSPECT_CUTS, Flight
-from gateway.dispatch.quarantine import POISON_CUTS, POISONOUS
+from gateway.dispatch.quarantine import POISON_CUTS, POISONOUS, UNUSED
 from gateway.http2.connection import Requests
 from gateway.http2.protocol import Results
 from gateway.model import Note, State
@@ -44,6 +44,18 @@ class TestPoison:
         assert max(others) <= 1 + SUSPECT_CUTS, "alone, it takes nobody along"
         duplicates = sum(times - 1 for times in others)
         assert duplicates <= SUSPECT_CUTS * world.shop.streams, "no more than was on the connections it ended"
+
+    async def test_their_connection_is_closed_when_there_are_no_more_of_them(self) -> None:
+        """And opened again for the next one."""
+        world = World()
+        world.shop.behave = cut_by("token-7")
+        async with world.run():
+            for _ in range(2):
+                await world.complete(await world.submit(400, resend=True), 600.0)
+                await asyncio.sleep(UNUSED / 2)
+                with_theirs = len(world.shop.open)
+                await asyncio.sleep(UNUSED)
+                assert len(world.shop.open) == with_theirs - 1
 
     async def test_several_poisons(self) -> None:
         world = World()
