@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 ON_THE_WIRE = frozenset({"accepted", "unknown"})
-"""States of a delivery that a service may have taken. With any other, it must not have."""
+"""States of a delivery that a service may have taken. With any other, it must not have, but in tries that the receipt
+says got no answer: a target may die, or a service change its mind, between such a try and the next."""
 
 
 class Balance(NamedTuple):
@@ -40,7 +41,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._accepted: dict[str, str | None] = {}
-        self._receipts: dict[str, tuple[str, str]] = {}
+        self._receipts: dict[str, tuple[str, str, int]] = {}
         self._surplus = 0
         self._seen: Counter[str] = Counter()
         self.duplicates_bound = 0
@@ -57,7 +58,7 @@ class Ledger:
         recipient = receipt["recipient"]
         if recipient in self._receipts or recipient not in self._accepted:
             self._surplus += 1
-        self._receipts[recipient] = (receipt["id"], receipt["state"])
+        self._receipts[recipient] = (receipt["id"], receipt["state"], receipt.get("unanswered", 0))
 
     def taken(self, keys: Mapping[str, int]) -> None:
         """A service's journal: key -> how often it took such a notification."""
@@ -67,7 +68,7 @@ class Ledger:
         missing = extra = non_terminal = 0
         owed: set[str] = set()
         for recipient, service_key in self._accepted.items():
-            delivery, state = self._receipts.get(recipient, ("", ""))
+            delivery, state, unanswered = self._receipts.get(recipient, ("", "", 0))
             if not state:
                 missing += 1
                 continue
@@ -76,11 +77,11 @@ class Ledger:
             owed.add(key)
             taken = self._seen.get(key, 0)
             missing += state == "accepted" and not taken
-            extra += state not in ON_THE_WIRE and taken > 0
+            extra += state not in ON_THE_WIRE and taken > unanswered
         extra += self._surplus + sum(key not in owed for key in self._seen)
         return Balance(
             accepted=len(self._accepted),
-            receipts=sum(state != "pending" for _, state in self._receipts.values()),
+            receipts=sum(state != "pending" for _, state, _ in self._receipts.values()),
             missing=missing,
             extra=extra,
             non_terminal=non_terminal,

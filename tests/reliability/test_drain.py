@@ -63,9 +63,11 @@ async def load(caller: Caller, world: World, number: int) -> AsyncIterator[None]
     submitting = asyncio.create_task(submit())
     try:
         yield
-    finally:
-        stop.set()
-        await submitting
+    except BaseException:
+        submitting.cancel()  # what went wrong is to be told, not that nobody answers after it
+        raise
+    stop.set()
+    await submitting
 
 
 async def stops_being_ready(world: World) -> float:
