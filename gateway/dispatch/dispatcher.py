@@ -7,8 +7,8 @@ import contextlib
 import random
 import ssl
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -132,7 +132,9 @@ class Dispatcher:
         self._work = asyncio.Event()
         self._draining = False
         self._codes_wait = True
-        """Whether the last lease may have left transactional batches."""
+        """Whether the last lease may have left transactional batches of any route."""
+        self._passed_over: Container[Route] = ()
+        """Routes for which it took none, and of which it may have left some."""
         self._unstored = 0  # changes of the queue that wait for a full disk
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -153,23 +155,24 @@ class Dispatcher:
         return (
             job.lane is Lane.TRANSACTIONAL
             and not (self._draining or self._unstored or self._codes_wait)
-            and self._has_share(job.app, sum(load(batch.count) for batch in batches))
+            and self._share(job.app, self._codes_in_hand()) >= sum(load(batch.count) for batch in batches)
             and all(self._goes_out(batch.route, now) for batch in batches)
         )
 
-    def _has_share(self, app: str, more: int) -> bool:
-        """Whether the app's part of the transactional room holds so much more, see `queue.sharing`."""
-        hands = [(route.app, sender.in_hand[Lane.TRANSACTIONAL]) for route, sender in self._senders.items()]
-        free = CAPACITY[Lane.TRANSACTIONAL] - sum(held for _, held in hands)
-        own = sum(held for of, held in hands if of == app)
-        return own + more <= self._weights.get(app, 1.0) * free
+    def _codes_in_hand(self) -> Counter[str]:
+        """The load of transactional batches by app."""
+        held: Counter[str] = Counter()
+        for route, sender in self._senders.items():
+            held[route.app] += sender.in_hand[Lane.TRANSACTIONAL]
+        return held
 
-    def _all_have_shares(self) -> bool:
-        return all(self._has_share(app, 1) for app in {route.app for route in self._senders})
+    def _share(self, app: str, held: Counter[str]) -> float:
+        """How much more of the transactional room the app's part holds, see `queue.sharing`."""
+        return self._weights.get(app, 1.0) * (CAPACITY[Lane.TRANSACTIONAL] - held.total()) - held[app]
 
     def _goes_out(self, route: Route, now: float) -> bool:
         sender = self._senders.get(route)
-        if sender is None or not self._takes_more(sender, now):
+        if sender is None or route in self._passed_over or not self._takes_more(sender, now):
             return False
         self._last_used[route] = now  # so that it is there when the batches come
         return True
@@ -254,7 +257,9 @@ class Dispatcher:
         self._readiness.report("queue", True)
         for lease in leases:
             await self._receive(lease)
-        self._codes_wait = len(leases) >= LEASED_AT_ONCE // 2 or len(room.closed) > 0 or not self._all_have_shares()
+        self._codes_wait = len(leases) >= LEASED_AT_ONCE // 2
+        held = self._codes_in_hand()
+        self._passed_over = {*room.closed, *(route for route in self._senders if self._share(route.app, held) < 1)}
         return len(leases) > 0
 
     async def _receive(self, lease: Lease) -> None:
@@ -432,7 +437,7 @@ class Dispatcher:
 
     def _wants_more(self, sender: Sender, ended: Job) -> bool:
         if ended.lane is Lane.TRANSACTIONAL:
-            return ended.ordering_key is not None or self._codes_wait
+            return ended.ordering_key is not None or self._codes_wait or sender.route in self._passed_over
         low = sum(sender.in_hand.values()) <= self._settings.dispatch.deliveries_per_route // 2
         return ended.ordering_key is not None or low
 

@@ -232,6 +232,17 @@ async def test_codes_that_wait_in_the_queue_are_not_overtaken() -> None:
         assert (world.attempts(code), world.attempts(later)) == ([0], [0])
 
 
+async def test_a_route_that_cannot_send_does_not_keep_others_codes_from_being_handed_over() -> None:
+    """What waits for it waits before its own codes alone."""
+    world = World()
+    world.services["bank"].refuses = ConnectionRefusedError()
+    async with world.run():
+        await asyncio.sleep(5.0)
+        code = await world.submit(1, lane=Lane.TRANSACTIONAL)
+        theirs = await world.submit(1, lane=Lane.TRANSACTIONAL, route=Route("bank", "stub"))
+        assert (world.attempts(code), world.attempts(theirs)) == ([1], [0])
+
+
 async def test_a_route_has_no_more_batches_in_hand_than_it_may() -> None:
     world = World(deliveries_per_route=100)
     world.shop.behave = hang()
