@@ -134,7 +134,7 @@ class _Clerk:
         gc.disable()  # a collection among a blast's million recipients would take longer than what is measured
         began = time.monotonic()
         try:
-            while not ended():
+            while not (tasks and ended()):  # one at least, however long the collection took
                 due = began + len(tasks) / RATE
                 await asyncio.sleep(due - time.monotonic())
                 tasks.append(asyncio.create_task(self._send(due)))

@@ -69,7 +69,7 @@ TARGETS = {
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(block=BLOCKS, title=st.none() | st.just("{{ n }}"), terms=TERMS)
 def test_whatever_passes_the_check_can_be_sent(
     configured: dict[str, ProviderSettings], name: str, block: dict[str, Any], title: str | None, terms: Terms
@@ -92,7 +92,7 @@ def test_whatever_passes_the_check_can_be_sent(
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     status=st.integers(0, 700),
     body=st.one_of(st.binary(max_size=60), VALUES.map(lambda value: json.dumps(value).encode())),
@@ -108,7 +108,7 @@ def test_no_answer_raises(
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     tokens=st.lists(st.none() | st.text(max_size=12) | st.sampled_from(["ab", "00ff"]), max_size=4), endpoint=st.text()
 )

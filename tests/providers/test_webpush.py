@@ -93,7 +93,7 @@ def test_the_decryptor_of_these_tests_reads_the_example_of_rfc_8188() -> None:
     assert open_records(body, unb64("yqdlZ-tYemfogSmv7Ws5PQ")) == b"I am the walrus"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(max_size=LONGEST_PLAINTEXT), st.binary(min_size=16, max_size=16))
 def test_what_is_encrypted_can_be_decrypted(plaintext: bytes, secret: bytes) -> None:
     (body,) = encrypt([plaintext], [point(RECEIVER)], [secret])

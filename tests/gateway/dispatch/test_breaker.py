@@ -486,5 +486,5 @@ class Route(RuleBasedStateMachine):
         assert self.breaker.allowance(self.now, 0) is None
 
 
-Route.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+Route.TestCase.settings = settings(max_examples=150, stateful_step_count=30)
 test_whatever_comes_the_route_recovers = Route.TestCase

@@ -202,7 +202,7 @@ async def test_a_one_time_code_needs_no_lease_of_its_own() -> None:
     """It is handed over as it is stored, also during a campaign, and nothing is looked for after it."""
     world = World()
     async with world.run():
-        await world.submit(*[1000] * 20)
+        await world.submit(*[1000] * 5)
         await until(lambda: world.shop.taken > 1000)
         code = await world.submit(1, lane=Lane.TRANSACTIONAL)
         assert world.attempts(code) == [1]
@@ -340,7 +340,7 @@ class TestTrouble:
         world = World()
         world.shop.behave = lambda path: Answer(503)
         async with world.run():
-            job = await world.submit(*[1000] * 10)
+            job = await world.submit(*[1000] * 3)
             await asyncio.sleep(3.0)
             before = world.shop.taken
             await asyncio.sleep(600.0)

@@ -229,5 +229,5 @@ class Life(RuleBasedStateMachine):
         assert sorted(seen) == sorted(self.places["ready"] + self.places["waiting"])
 
 
-Life.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+Life.TestCase.settings = settings(max_examples=200, stateful_step_count=30)
 test_each_delivery_is_in_exactly_one_place = Life.TestCase

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hpack
 import pytest
 from hpack.hpack import encode_integer
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from gateway.http2.hpack import AnswerDecoder, Cut, Decoded, HeadEncoder, HeaderError, integer, literal
@@ -60,7 +60,6 @@ class Requests:
 # Primitives
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**35), st.integers(1, 7))
 def test_integers_are_encoded_as_the_peer_encodes_them(value: int, prefix_bits: int) -> None:
     """RFC 7541 section 5.1."""
@@ -118,7 +117,6 @@ HEADS = st.builds(
 LIMITS = st.one_of(st.sampled_from([0, 1, 33, 64, 4095, 4096, 4097, 65_536, 2**32 - 1]), st.integers(0, 5000))
 
 
-@settings(deadline=None)
 @given(heads=st.lists(HEADS, min_size=1, max_size=4), data=st.data())
 def test_the_peer_reads_every_request_whatever_happens_to_the_table(heads: list[Head], data: st.DataObject) -> None:
     """Heads in any order, fields that do not fit, limits that change between blocks: both tables stay the same."""
@@ -136,7 +134,6 @@ def test_the_peer_reads_every_request_whatever_happens_to_the_table(heads: list[
     event(f"table of {min(len(peer.entries), 3)}+ entries")
 
 
-@settings(deadline=None)
 @given(st.lists(HEADS, min_size=1, max_size=6), LIMITS)
 def test_a_head_is_cut_after_a_few_blocks(heads: list[Head], limit: int) -> None:
     """However full the table is of others, a head's fields do not go on evicting each other."""
@@ -232,7 +229,6 @@ ANSWER_FIELDS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(100, 999), ANSWER_FIELDS, st.booleans()), min_size=1, max_size=6))
 def test_what_the_peer_encodes_is_read_back(answers: list[tuple[int, list[tuple[bytes, bytes]], bool]]) -> None:
     """Blocks of one connection, with and without Huffman coding, the peer's table being zero as we ask."""
@@ -297,7 +293,6 @@ def test_a_hostile_block_is_an_error_each_time(block: bytes) -> None:
     assert decoder.decode(b"\x88").status == 200
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_header_block_or_a_header_error(block: bytes) -> None:
     """And the same one again after anything else, because nothing of a block is kept for the next."""

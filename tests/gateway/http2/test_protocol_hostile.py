@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http2.frames import ErrorCode
@@ -332,7 +332,6 @@ SOUP = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(SOUP, st.sampled_from([None, 0, 1]), st.booleans())
 def test_whatever_arrives_each_request_is_told_once(soup: list[bytes], window: int | None, expire: bool) -> None:
     """And no error but ProtocolError, which leaves a GOAWAY to be sent."""

@@ -80,7 +80,7 @@ OTHERS = st.one_of(
 ANSWERS = st.lists(st.one_of(RUNS, RUNS, OTHERS), max_size=6).map(lambda groups: [f for group in groups for f in group])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(frames=ANSWERS, begun=st.booleans(), stuck=st.booleans(), data=st.data())
 def test_neither_the_way_nor_the_cut_shows(frames: list[bytes], begun: bool, stuck: bool, data: st.DataObject) -> None:
     """Runs, neighbours that are half answered, cancelled and unknown streams, floods: all the same."""

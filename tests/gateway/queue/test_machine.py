@@ -286,6 +286,5 @@ class TestQueueMachine(QueueMachine.TestCase):  # type: ignore[misc]
     settings = settings(
         max_examples=40,
         stateful_step_count=30,
-        deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
