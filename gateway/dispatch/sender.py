@@ -467,7 +467,9 @@ class Sender:
         """Keep back a flight whose lease has run out, as after a sleep: by now it may be on its way elsewhere."""
         if self._clock() < flight.lease.until:
             return False
-        self._lanes.remove(flight)
+        if flight.queued:
+            flight.checkpointed_at = float("-inf")  # the loop's clock need not have seen the machine sleep
+            self._lanes.remove(flight)
         return True
 
     def dialled(self, failure: DialFailure | None) -> None:

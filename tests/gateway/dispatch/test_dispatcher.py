@@ -232,6 +232,18 @@ async def test_codes_that_wait_in_the_queue_are_not_overtaken() -> None:
         assert (world.attempts(code), world.attempts(later)) == ([0], [0])
 
 
+async def test_after_the_machine_slept_what_is_left_goes_on_at_once() -> None:
+    """The loop's clock stood still meanwhile: a renewal is not waited for as long as a lease lasts."""
+    world = World()
+    world.shop.latency = 0.5
+    async with world.run():
+        job = await world.submit(1000)
+        await until(lambda: world.shop.taken > 100)
+        for lease in world.queue.leases:
+            lease.until -= 60.0
+        await world.complete(job, 8.0)
+
+
 async def test_a_route_that_cannot_send_does_not_keep_others_codes_from_being_handed_over() -> None:
     """What waits for it waits before its own codes alone."""
     world = World()
