@@ -23,6 +23,8 @@ from tests.gateway.queue.samples import APNS, FCM, NOW, batch, job, room
 T = TypeVar("T")
 
 LEASE_SECONDS = 60.0
+MAX_CRASHES = 1000
+"""More than a run has: what becomes of batches that holders die with again and again is shown by `test_parking`."""
 HOLDERS = st.sampled_from(["one", "two"])
 VERDICTS = st.sampled_from([State.SENT, State.ACCEPTED, State.REJECTED, State.PENDING])
 
@@ -75,7 +77,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     def open(self, holder: str) -> None:
         queue = SqliteQueue(
-            self.folder / "queue.db", owner=holder, lease_seconds=LEASE_SECONDS, slots=64, uptime=lambda: self.now
+            self.folder / "queue.db",
+            owner=holder,
+            lease_seconds=LEASE_SECONDS,
+            slots=64,
+            max_crashes=MAX_CRASHES,
+            uptime=lambda: self.now,
         )
         self.run(queue.open())
         self.queues[holder] = queue
