@@ -136,7 +136,7 @@ class Dispatcher:
         self._passed_over: Container[Route] = ()
         """Routes for which it took none, and of which it may have left some."""
         self._unstored = 0  # changes of the queue that wait for a full disk
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # a set that goes by age
 
     def _credential(self, app: str, provider: str) -> Any:
         credential = self._credentials.get(app, provider)
@@ -220,8 +220,8 @@ class Dispatcher:
             for flight in list(sender.flights):
                 self._give_back(sender, flight, 0.0)
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=STORE_DEADLINE)
-        for task in self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=STORE_DEADLINE)
+        for task in list(self._tasks):
             task.cancel()
         await self._exchanges.close()
 
@@ -326,12 +326,17 @@ class Dispatcher:
             self._spawn(self._defer(lease, [], 0.0))
             return
         plan = self._plans.get(lease, sender.provider, way.settings, sender.origin)
-        interrupted = lease.attempt > 1 and State.SENT in bytes(lease.progress.states)
+        recorded = lease.progress.states
+        interrupted = lease.attempt > 1 and State.SENT in bytes(recorded)
+        if interrupted:
+            lease.progress.states = bytearray(recorded)
         flight = await board(lease, plan, sender.provider, self._queue, now, time.time(), self._cancelled.__contains__)
         if interrupted:
-            # Stored before anything is sent again: should this process die as well, nobody else would know that these
-            # were on the wire once already, and their receipts could deny it.
+            # Stored before anything is sent again, and before the recorder says anything else than SENT: should this
+            # process die as well, nobody else would know that these were on the wire once already, and their receipts
+            # could deny it.
             await self._queue.checkpoint(lease, [], time.time())
+            flight.record(recorded)
         if flight.job.lane is Lane.TRANSACTIONAL:
             self._turns.hasten()
         sender.add(flight)
@@ -497,8 +502,8 @@ class Dispatcher:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     # The clock
 

@@ -69,6 +69,11 @@ class Flight:
         self._waiting: list[tuple[float, int]] = []  # heap of due times, in the loop's seconds, and indexes
         self.left = lease.count
 
+    def record(self, states: bytearray | memoryview) -> None:
+        """Go on in this column, which outlives the process (`gateway.queue.flight`)."""
+        states[:] = self.states
+        self.states = self.lease.progress.states = states
+
     @property
     def ready(self) -> bool:
         """Whether anything can be sent now."""

@@ -85,7 +85,7 @@ class Sender:
         self.governor = governor
         self.breaker = breaker
         self.budget = budget
-        self.flights: set[Flight] = set()
+        self.flights: dict[Flight, None] = {}  # a set that goes by age
         self.in_hand = dict.fromkeys(Lane, 0)
         """The load of `flights`, see `gateway.queue.base.load`."""
         self.stopped = False
@@ -114,7 +114,7 @@ class Sender:
 
     def add(self, flight: Flight) -> None:
         """Take a flight."""
-        self.flights.add(flight)
+        self.flights[flight] = None
         self.in_hand[flight.job.lane] += load(flight.lease.count)
         if not flight.left:
             self._finished(flight)
@@ -124,7 +124,7 @@ class Sender:
     def remove(self, flight: Flight) -> None:
         """Forget a flight, whatever of it is on the wire: the queue has it back, or somebody else."""
         if flight in self.flights:
-            self.flights.remove(flight)
+            del self.flights[flight]
             self.in_hand[flight.job.lane] -= load(flight.lease.count)
         self._lanes.remove(flight)
         flight.detach()

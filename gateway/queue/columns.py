@@ -112,6 +112,8 @@ def given_up(columns: Columns, state: State, reason: str, reason_if_sent: str, e
         sent = former == State.SENT or (note is not None and note.unanswered > 0)
         states[index] = State.UNKNOWN if sent else state
         milliseconds[index] = elapsed
+        if former == State.SENT:
+            notes.setdefault(index, Note()).unanswered += 1
         if why := reason_if_sent if sent else reason:
             _explain(notes, index, why)
     return Columns(bytes(states), _encode_notes(notes) if notes else None, milliseconds.tobytes())
@@ -133,6 +135,8 @@ def recovered(stored: Columns, found: bytes, elapsed: int) -> Columns:
             milliseconds[index] = elapsed
             if new != State.ACCEPTED:
                 _explain(notes, index, RECOVERED)
+            if new == State.UNKNOWN:
+                notes[index].unanswered = max(1, notes[index].unanswered)
     return Columns(bytes(states), _encode_notes(notes) if notes else None, milliseconds.tobytes())
 
 

@@ -277,7 +277,7 @@ class SqliteQueue:
         suspected = self._suspect is not None
         taken, scan_from = leases.lease(db, room, limit, self.owner, until, self._scan_from, last_chance, suspected)
         jobs = {}
-        for job_id in {each.job_id for each in taken}:
+        for job_id in dict.fromkeys(each.job_id for each in taken):
             jobs[job_id] = self._jobs.get(job_id) or _decode_job(leases.message(db, job_id))
         return taken, jobs, scan_from, blamed
 

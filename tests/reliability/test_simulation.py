@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,13 +13,22 @@ from bench.ledger import Balance
 from gateway.settings import Settings
 from tests.reliability.conftest import Evidence
 from tests.simulation.material import settings_in
+from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import Played, play, replay
+from tests.simulation.sensitivity import noticed
 from tests.simulation.world import MINUTES
 
 ROW = "R23"
 
 SHORT, LONG = 50, 1000
 FIRST = 1
+
+SHARED = 11
+"""A seed with much in it."""
+
+NOTICED = ("takes_refused_for_accepted", "takes_unanswered_for_refused", "forgets_the_flight_recorder")
+WITHIN = 20
+"""Seeds within which a broken promise is noticed; these are noticed within a few."""
 
 
 @pytest.fixture
@@ -52,6 +63,20 @@ def test_a_seed_plays_the_same_every_time(settings: Settings) -> None:
     for seed in (2, 3):
         former, latter = play(seed, settings), play(seed, settings)
         assert former == latter, replay(seed)
+
+
+def test_a_seed_plays_the_same_in_another_process(settings: Settings) -> None:
+    """Nothing depends on where objects lie in memory."""
+    here = play(SHARED, settings).history
+    command = [sys.executable, "-m", "tests.simulation", str(SHARED)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert f"history {here}" in told, f"{replay(SHARED)}\n{told[-500:]}"
+
+
+@pytest.mark.parametrize("name", NOTICED)
+def test_a_broken_promise_is_noticed(settings: Settings, name: str) -> None:
+    """Of those that `tests.simulation.mutations` breaks; the table in its docstring has all."""
+    assert noticed(MUTATIONS[name], settings, WITHIN), f"{name}: not within {WITHIN} seeds"
 
 
 def _sum(counts: list[dict[str, int]]) -> Counter[str]:

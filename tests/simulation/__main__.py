@@ -26,6 +26,8 @@ def main(seed: int, count: int) -> int:
             states.update(played.states)
             virtual += played.seconds
             duplicates += played.balance.duplicates if played.balance else 0
+            if count == 1:
+                print(f"history {played.history}")
             if played.problems:
                 failed += 1
                 print(f"seed {each}: {replay(each)}", *played.problems[:5], sep="\n  ", flush=True)

@@ -14,8 +14,14 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 LEASE = 30.0
-SLEEP = (10.0, 90.0)
+SLEEP = (20.0, 60.0)
 """Seconds for which a worker is stopped: shorter and longer than a lease."""
+
+HARMLESS = (Mood.DOWN, Mood.THROTTLING, Mood.REFUSING)
+"""Moods of a service that answers each request: nothing is unknown by them."""
+
+MOMENTS = ("taken", "told", "taken over", "checkpoint")
+"""What workers are killed right behind, see `Journal.moment` and `WatchedQueue`."""
 
 
 class Faults:
@@ -24,6 +30,11 @@ class Faults:
     def __init__(self, world: World) -> None:
         self._world = world
         self._rng = random.Random(f"faults {world.seed}")
+        self.calm = self._rng.random() < 0.12
+        """Whether nothing gets lost in this run: services refuse, are slow or down, and say so."""
+        self._moments: dict[str, float] = {}
+        """What a worker is to be killed at, and how many seconds behind it."""
+        calm: tuple[tuple[Callable[[], None], int], ...] = ((self._mood, 8), (self._refuse_dials, 2), (self._jump, 1))
         self._kinds: tuple[tuple[Callable[[], None], int], ...] = (
             (self._cut, 6),
             (self._freeze, 4),
@@ -32,11 +43,14 @@ class Faults:
             (self._refuse_dials, 2),
             (self._silence_dials, 2),
             (self._kill, 4),
-            (self._sleep, 3),
+            (self._kill_at_a_moment, 6),
+            (self._sleep, 5),
             (self._drain, 3),
             (self._fill_disk, 3),
             (self._jump, 2),
         )
+        if self.calm:
+            self._kinds = calm
         self.counts: dict[str, int] = {}
 
     def plan(self, start: float, end: float) -> None:
@@ -57,6 +71,7 @@ class Faults:
     def end(self) -> None:
         """All is well from now on."""
         world = self._world
+        self._moments.clear()
         for service in world.services.values():
             service.mood, service.refuses, service.silent = Mood.FINE, False, False
         for link in world.network.open():
@@ -109,7 +124,7 @@ class Faults:
         host = self._rng.choice([*self._world.services, APNS])
         service = self._world.services[host]
         moods = [mood for mood in Mood if mood is not Mood.FINE and not (host == OAUTH and mood is Mood.SLOW)]
-        service.mood = self._rng.choice(moods)
+        service.mood = self._rng.choice([mood for mood in moods if mood in HARMLESS] if self.calm else moods)
         self._count(f"mood {service.mood.value}", host)
 
         def back() -> None:
@@ -145,10 +160,29 @@ class Faults:
 
     def _kill(self) -> None:
         worker = self._some_worker()
-        if worker is None:
-            return
+        if worker is not None:
+            self._count("kill", worker.process.name)
+            self._end(worker)
+
+    def _kill_at_a_moment(self) -> None:
+        """When it comes next, whoever it is."""
+        self._moments[self._rng.choice(MOMENTS)] = self._rng.choice([0.0, 0.005, 0.5, 1.5]) * self._rng.random()
+        self._burst(self._some_worker())
+
+    def moment(self, kind: str, process: str) -> None:
+        delay = self._moments.pop(kind, None)
+        if delay is not None:
+            self._for_a_while(delay, lambda: self._kill_there(kind, process))
+
+    def _kill_there(self, kind: str, process: str) -> None:
+        for worker in self._world.workers:
+            if worker.process.name == process and not worker.stopped:
+                self._count(f"kill when {kind}", process)
+                self._end(worker)
+                return
+
+    def _end(self, worker: Worker) -> None:
         world = self._world
-        self._count("kill", worker.process.name)
         worker.kill()
         world.network.killed(worker.process)
         world.retire(worker)
@@ -160,6 +194,20 @@ class Faults:
     def _sleep(self) -> None:
         worker = self._some_worker()
         if worker is None or worker.process.asleep:
+            return
+        if not self._rng.random() < 0.25:
+            self._burst(worker)
+            self._for_a_while(self._rng.uniform(0.2, 4.0), lambda: self._put_to_sleep(worker))
+            return
+        self._put_to_sleep(worker)
+
+    def _burst(self, worker: Worker | None) -> None:
+        """More at once than its connections take."""
+        for _ in range(self._rng.randint(1, 3)):
+            self._world.submit(worker)
+
+    def _put_to_sleep(self, worker: Worker) -> None:
+        if worker.stopped or not worker.process.alive or worker.process.asleep:
             return
         seconds = self._rng.uniform(*SLEEP)
         self._count("sleep", worker.process.name, f"{seconds:.1f}")

@@ -19,6 +19,7 @@ from tests.simulation.services import WEB, Journal
 
 SHARE_DEAD = 0.06
 SHARE_BAD = 0.04
+SHARE_POISONOUS = 0.003
 SUBSCRIBER = {"p256dh": b64(point(EC_KEY)), "auth": b64(bytes(16))}
 
 
@@ -32,10 +33,14 @@ class Submission(NamedTuple):
 class Callers:
     """Who submit jobs."""
 
-    def __init__(self, rng: random.Random, settings: Mapping[str, ProviderSettings], journal: Journal) -> None:
+    def __init__(
+        self, rng: random.Random, settings: Mapping[str, ProviderSettings], journal: Journal, *, poison: bool
+    ) -> None:
+        """`poison`: whether some targets are."""
         self._rng = rng
         self._settings = settings
         self._journal = journal
+        self._poison = poison
         self._numbers = itertools.count()
 
     def submission(self, now: float) -> Submission:
@@ -80,6 +85,8 @@ class Callers:
             self._journal.dead.add(_target(recipient))
         elif fate < SHARE_DEAD + SHARE_BAD:
             self._journal.bad.add(_target(recipient))
+        elif self._poison and fate > 1.0 - SHARE_POISONOUS:
+            self._journal.poison.add(_target(recipient))
         return recipient
 
 

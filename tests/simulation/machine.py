@@ -68,6 +68,8 @@ class Process(asyncio.BaseEventLoop):
         self.name = name
         self.alive = True
         self.asleep = False
+        self.steady = True
+        """Whether it has always been there: it was not killed, and not stopped."""
         self._withheld: list[events.Handle] = []
         self._dial = dial
         self._failed = failed
@@ -79,7 +81,7 @@ class Process(asyncio.BaseEventLoop):
     # Being killed, stopped and woken
 
     def kill(self) -> None:
-        self.alive = False
+        self.alive = self.steady = False
 
     def bury(self) -> None:
         """Unwind what is left of a process, unseen, when nothing matters any more."""
@@ -96,7 +98,7 @@ class Process(asyncio.BaseEventLoop):
         self.close()
 
     def sleep(self) -> None:
-        self.asleep = True
+        self.asleep, self.steady = True, False
 
     def wake(self, timers_first: bool) -> None:
         """Go on. uvloop's timers fire before what came from the network is read, asyncio's after it."""

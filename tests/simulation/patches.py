@@ -6,6 +6,7 @@ import functools
 import os
 import random
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,9 +15,9 @@ import structlog
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from gateway import app
-from gateway.dispatch import dispatcher
+from gateway.dispatch import dispatcher, turns
 from gateway.ingest import batching
-from gateway.queue import database, writer
+from gateway.queue import database, dead, writer
 from providers.fcm import auth as fcm_auth
 from tests.simulation.machine import Machine
 from tests.simulation.worker import THREADING, Disk, SteppedWriter
@@ -30,8 +31,16 @@ BATCH_SIZE = 8
 """So that a job of some dozens has several batches."""
 
 
+ROUND = 4
+"""Deliveries of an app in a round of the loop, so that its turn is over sometimes."""
+
 _private_key = functools.cache(load_pem_private_key)
 """An RSA key is checked for 30 ms whenever it is read."""
+
+
+def _hash(key: bytes) -> int:
+    """Python's own is another one in each process."""
+    return zlib.crc32(key) << 16 ^ zlib.adler32(key)
 
 
 @contextmanager
@@ -54,6 +63,7 @@ def simulated(machine: Machine, disk: Disk, rng: random.Random) -> Iterator[list
         patch.setattr(random, "uniform", rng.uniform)
         patch.setattr(random, "Random", Seeded)
         patch.setattr(writer, "threading", THREADING)
+        patch.setattr(dead, "hash", _hash, raising=False)
         patch.setattr(database, "Writer", SteppedWriter)
         patch.setattr(SteppedWriter, "disk", disk, raising=False)
         patch.setattr(SteppedWriter, "rng", rng, raising=False)
@@ -63,4 +73,5 @@ def simulated(machine: Machine, disk: Disk, rng: random.Random) -> Iterator[list
         patch.setattr(dispatcher, "POLL", POLL)
         patch.setattr(app, "RECOVERY_INTERVAL", RECOVERY)
         patch.setattr(batching, "BATCH_SIZE", BATCH_SIZE)
+        patch.setattr(turns, "ROUND", ROUND)
         yield logs

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
+
+import apsw
 
 from bench.ledger import Balance
 from gateway.settings import Settings
@@ -36,7 +39,13 @@ class Played(NamedTuple):
 
 def replay(seed: int) -> str:
     """The command that plays a seed again."""
-    return f"PYTHONHASHSEED=0 .venv/bin/python -m tests.simulation {seed}"
+    return f".venv/bin/python -m tests.simulation {seed}"
+
+
+def sealed(path: Path) -> list[str]:
+    """The jobs with an ordering key in the order in which they were stored."""
+    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as db:
+        return [job for (job,) in db.execute("SELECT id FROM jobs WHERE ordering_key IS NOT NULL ORDER BY number")]
 
 
 def play(seed: int, settings: Settings, narrate: Callable[[str], None] | None = None) -> Played:
@@ -55,6 +64,7 @@ def _play(world: World) -> Played:
         world.run()
         if not world.problems:
             told = world.ask_somebody(lambda worker: ask(worker, [*world.accepted, *world.unanswered]))
+            world.sealed = sealed(world.path)
             if told is not None:
                 balance = judge(world, told)
                 for receipt in told.receipts:

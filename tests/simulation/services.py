@@ -53,14 +53,18 @@ class Taking:
 class Journal:
     """What all services took and refused, by target. Each target of a run belongs to one recipient."""
 
-    def __init__(self, log: Callable[..., None]) -> None:
+    def __init__(self, log: Callable[..., None], moment: Callable[[str, str], None]) -> None:
+        """`moment` is told what just happened to a process of that name."""
         self.log = log
+        self.moment = moment
         self.takings: defaultdict[str, list[Taking]] = defaultdict(list)
         self.refused: defaultdict[str, int] = defaultdict(int)
         self.dead: set[str] = set()
         """Targets that the services hold for dead; for ever."""
         self.bad: set[str] = set()
         """Targets that get a final refusal."""
+        self.poison: set[str] = set()
+        """Targets at which the service falls off its chair: it ends the connection."""
 
 
 class Reply(NamedTuple):
@@ -97,6 +101,10 @@ class Service:
 
     def _requested(self, request: Request) -> None:
         mood = self.mood
+        if self.target(request) in self.journal.poison:
+            self.journal.log("poisoned", self.target(request))
+            request.session.link.cut()
+            return
         if mood is Mood.FLAKY:
             mood = self._rng.choice([Mood.FINE, Mood.FINE, Mood.DOWN, Mood.SILENT, Mood.REFUSING, Mood.LEAVING])
         wait = self._rng.uniform(0.1, 1.9) * self.pace
@@ -138,7 +146,8 @@ class Service:
         self.journal.takings[key].append(taking)
         request.session.processed = request.stream
         self.journal.log("taken", key, taking.sent_by.name, len(self.journal.takings[key]))
-        return _Told(taking, self._servers)
+        self.journal.moment("taken", taking.sent_by.name)
+        return _Told(taking, self._servers, self.journal)
 
     def _answer(self, request: Request, reply: Reply, told: Callable[[], None]) -> None:
         request.session.answer(request.stream, reply.status, reply.headers, reply.body, told)
@@ -151,12 +160,14 @@ class Service:
 
 
 class _Told:
-    def __init__(self, taking: Taking, clock: Process) -> None:
+    def __init__(self, taking: Taking, clock: Process, journal: Journal) -> None:
+        self._journal = journal
         self._taking = taking
         self._clock = clock
 
     def tell(self) -> None:
         self._taking.told_at = self._clock.time()
+        self._journal.moment("told", self._taking.sent_by.name)
 
 
 def _nothing() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.ledger import ON_THE_WIRE, Balance, Ledger
 from gateway.receipts.states import Receipt
+from tests.simulation.jobs import Submission
 from tests.simulation.services import Taking
 from tests.simulation.worker import Worker
 
@@ -49,16 +51,18 @@ def judge(world: World, told: Told) -> Balance:
     targets: dict[str, str] = {}
     for submission in owed.values():
         targets |= submission.targets
+    resend = {each.job.id: bool(each.job.resend_unknown) for each in owed.values()}
     ledger.accepted(targets)
     for receipt in told.receipts:
         ledger.receipt({"id": receipt.id, "recipient": receipt.recipient, "state": receipt.state})
-        _check_receipt(world, receipt, targets[receipt.recipient])
+        _check_receipt(world, receipt, targets[receipt.recipient], resend[receipt.job])
     ledger.taken({key: len(takings) for key, takings in journal.takings.items()})
     for key, takings in journal.takings.items():
         _check_repeats(world, key, takings)
     ledger.duplicates_bound = sum(
         not _heard(world, taking) for takings in journal.takings.values() for taking in takings
     )
+    _check_order(world, owed)
     for target in told.invalid.keys() - journal.dead:
         world.problems.append(f"{target} is alive and was invalidated")
     balance = ledger.balance()
@@ -67,8 +71,14 @@ def judge(world: World, told: Told) -> Balance:
     return balance
 
 
-def _check_receipt(world: World, receipt: Receipt, target: str) -> None:
+def _check_receipt(world: World, receipt: Receipt, target: str, resend: bool) -> None:
     takings = world.journal.takings.get(target, [])
+    if _concealed(receipt, takings):
+        world.problems.append(f"{target} was taken {len(takings)} times and its receipt conceals it: {receipt}")
+    if len(takings) > 1 and not resend:
+        world.problems.append(f"{target} was taken {len(takings)} times, and its job wants no resending")
+    if world.faults.calm and receipt.unanswered:
+        world.problems.append(f"nothing was lost on the way, and the receipt says {receipt}")
     if receipt.state == "invalid_token" and target not in world.journal.dead:
         world.problems.append(f"{receipt.recipient} is alive and its receipt says {receipt}")
     if takings and receipt.state not in ON_THE_WIRE:
@@ -77,6 +87,36 @@ def _check_receipt(world: World, receipt: Receipt, target: str) -> None:
         world.problems.append(f"{receipt.recipient} was never taken and its receipt says {receipt}")
     if receipt.provider == "apns" and any(taking.apns_id != receipt.id for taking in takings):
         world.problems.append(f"{receipt.recipient} was sent under another id than {receipt.id}")
+
+
+def _concealed(receipt: Receipt, takings: list[Taking]) -> bool:
+    """Whether a receipt tells of less than was sent.
+
+    Who dies or sleeps takes along what it noted and had not stored, but never all of it: the flight recorder tells of
+    one try without an answer, however many there were. Only where it tells of acceptance nothing else matters.
+    """
+    accepted = receipt.state == "accepted"
+    if all(taking.sent_by.steady for taking in takings):
+        return len(takings) > receipt.unanswered + accepted
+    if accepted and not takings[-1].sent_by.steady:
+        return False
+    return len(takings) > accepted and not receipt.unanswered
+
+
+def _check_order(world: World, owed: Mapping[str, Submission]) -> None:
+    """Of jobs with one ordering key nothing of a later one is sent before all of the earlier one has ended."""
+    last: dict[str, tuple[float, str]] = {}
+    for job_id in world.sealed:
+        if job_id not in owed or (key := owed[job_id].job.ordering_key) is None:
+            continue
+        targets = owed[job_id].targets.values()
+        takings = [taking.sent_at for target in targets for taking in world.journal.takings.get(target, ())]
+        if not takings:
+            continue
+        latest, before = last.get(key, (0.0, ""))
+        if min(takings) < latest:
+            world.problems.append(f"{job_id} was sent at {min(takings):.3f}, {before} before it at {latest:.3f}: {key}")
+        last[key] = max((latest, before), (max(takings), job_id))
 
 
 def _heard(world: World, taking: Taking) -> bool:

@@ -8,6 +8,7 @@ import os
 import random
 from asyncio import events
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,10 @@ import apsw
 from gateway.app import DRAIN_DEADLINE, _maintain
 from gateway.credentials.store import CredentialStore
 from gateway.dispatch.dispatcher import Dispatcher
+from gateway.model import State
 from gateway.observe.health import Readiness
 from gateway.queue import writer
+from gateway.queue.base import DeadTarget, Lease, Room
 from gateway.queue.sqlite import SqliteQueue
 from gateway.queue.writer import Writer
 from gateway.receipts.store import ReceiptStore
@@ -95,6 +98,22 @@ class LoopsThread:
 THREADING = SimpleNamespace(Thread=LoopsThread)
 
 
+class WatchedQueue(SqliteQueue):
+    """Says when somebody takes over what another had on the wire, and when progress is about to be stored."""
+
+    moment: Callable[[str], None]
+
+    async def lease(self, room: Room, now: float) -> list[Lease]:
+        leased = await super().lease(room, now)
+        if any(State.SENT in bytes(lease.progress.states) for lease in leased):
+            self.moment("taken over")
+        return leased
+
+    async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
+        self.moment("checkpoint")
+        await super().checkpoint(lease, dead, now)
+
+
 class Worker:
     """One life of a worker."""
 
@@ -105,15 +124,17 @@ class Worker:
         settings: Settings,
         jitter: random.Random,
         ended: Callable[[Worker, BaseException | None], None],
+        moment: Callable[[str, str], None],
     ) -> None:
-        """`ended` is told when it has ended by itself, and of the exception if it was one."""
+        """`ended` is told when it has ended by itself, and of the exception if it was one; `moment` what happens."""
         self.process = process
         self.stopped = False
         """Whether it ended by itself."""
         self.ready = False
-        self.queue = SqliteQueue(
+        self.queue = WatchedQueue(
             path, owner=process.name, lease_seconds=settings.queue.lease_seconds, slots=SLOTS, high_water=100_000
         )
+        self.queue.moment = partial(moment, process=process.name)
         self.receipts = ReceiptStore(self.queue.database)
         self._settings = settings
         self._jitter = jitter

@@ -59,17 +59,21 @@ class World:
         """Jobs that were answered with 202."""
         self.unanswered: dict[str, Submission] = {}
         """Jobs whose caller was told nothing: they may be stored or not."""
+        self.sealed: list[str] = []
+        """Jobs with an ordering key, in the order in which they were stored."""
         self.history = hashlib.sha256()
         self._narrate = narrate
         self.servers = self._process("services")
         self.network = Network(self.servers, self.random("network"))
-        self.journal = Journal(self.log)
+        self.faults = Faults(self)
+        self.journal = Journal(self.log, self.faults.moment)
         self.services: dict[str, Service] = {}
         for host, kind in [(APNS, Apns), (FCM, Fcm), (OAUTH, OAuth), *((host, Web) for host in WEB)]:
             self.services[host] = kind(self.servers, self.journal, self.random(host))
         self.network.listeners.update(self.services)
-        self.callers = Callers(self.random("callers"), settings.apps["shop"].__dict__, self.journal)
-        self.faults = Faults(self)
+        self.callers = Callers(
+            self.random("callers"), settings.apps["shop"].__dict__, self.journal, poison=not self.faults.calm
+        )
         self._lives = 0
         self._over = False
 
@@ -152,7 +156,7 @@ class World:
         process = self._process(name)
         events._set_running_loop(process)
         try:
-            worker = Worker(process, self.path, self.settings, self.random(name), self._ended)
+            worker = Worker(process, self.path, self.settings, self.random(name), self._ended, self.faults.moment)
         finally:
             events._set_running_loop(former)
         self.workers.append(worker)
@@ -177,8 +181,10 @@ class World:
 
     # Callers
 
-    def submit(self) -> None:
+    def submit(self, at: Worker | None = None) -> None:
         ready = self._ready()
+        if at in ready:
+            ready = [at]
         if not ready:
             self.servers.call_later(1.0, self.submit)
             return

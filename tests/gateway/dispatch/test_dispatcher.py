@@ -928,6 +928,34 @@ async def test_what_a_dead_holder_had_on_the_wire_is_noted_before_it_is_sent_aga
     assert noted == [{0: 1, 1: 1}] * 3
 
 
+@pytest.mark.parametrize("resend", [False, True])
+async def test_what_a_dead_holder_had_on_the_wire_shows_as_sent_until_it_is_noted(resend: bool) -> None:
+    """The recorder is all that is left of a process that dies while its checkpoint is under way."""
+    world = World()
+    job = await world.submit(3, resend=resend)
+    (stored,) = world.queue.jobs[job].batches
+    stored.progress.states[:2] = bytes([State.SENT] * 2)
+    stored.attempt = 1
+    lease, checkpoint = world.queue.lease, world.queue.checkpoint
+    columns, shown = [], []
+
+    async def leasing(*args: Any) -> list[Lease]:
+        leased = await lease(*args)
+        columns.extend(each.progress.states for each in leased)
+        return leased
+
+    async def checkpointing(*args: Any) -> None:
+        shown.append(bytes(columns[0]))
+        await checkpoint(*args)
+        shown.append(bytes(columns[0]))
+
+    world.queue.lease, world.queue.checkpoint = leasing, checkpointing  # type: ignore[method-assign]
+    async with world.run():
+        await world.complete(job, 5.0)
+    assert shown == [bytes([State.SENT, State.SENT, State.PENDING])] * 2
+    assert bytes(columns[0]) == bytes([State.ACCEPTED] * 3 if resend else [State.UNKNOWN] * 2 + [State.ACCEPTED])
+
+
 async def test_a_lease_that_arrives_while_draining_is_given_back_at_once() -> None:
     """Another worker can have it, and nothing of it is sent any more."""
     world = World()

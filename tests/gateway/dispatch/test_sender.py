@@ -642,7 +642,7 @@ class TestRemoving:
         ((deferrable, seconds),) = bench.sender.deferrable(now)
         assert deferrable is waiting
         assert seconds >= 60 > DEFER_AFTER
-        assert {short, going} < bench.sender.flights
+        assert {short, going} < bench.sender.flights.keys()
 
     async def test_what_was_removed_is_kept_nowhere(self, bench: Bench) -> None:
         """A retry in 15 minutes must not hold a batch's columns in memory for as long."""

@@ -73,6 +73,8 @@ def test_giving_up() -> None:
     assert list(after.states) == [State.UNKNOWN, State.CANCELLED, State.UNKNOWN, State.INVALID_TOKEN]
     reasons = {index: note.reason for index, note in after.notes_by_index().items()}
     assert reasons == {0: "sent", 2: "sent", 3: "gone"}
+    unanswered = {index: note.unanswered for index, note in after.notes_by_index().items()}
+    assert unanswered == {0: 1, 2: 1, 3: 0}, "a receipt tells how many tries may have reached the device"
 
 
 def test_recovering() -> None:
@@ -85,3 +87,11 @@ def test_recovering() -> None:
     assert list(after.states) == [State.REJECTED, State.ACCEPTED, State.REJECTED, State.SENT, State.SENT]
     assert list(after.milliseconds_array()) == [7, 500, 500, 0, 0]
     assert after.notes_by_index() == {0: Note("bad"), 2: Note(column.RECOVERED)}
+
+
+def test_recovering_what_got_no_answer() -> None:
+    """Its receipt says that a try may have reached the device, whether or not the note of it was stored."""
+    noted = {1: Note("busy", 3, unanswered=2)}
+    stored = Columns.of(Progress(bytearray(2), array("I", bytes(8)), noted))
+    after = column.recovered(stored, bytes([State.UNKNOWN, State.UNKNOWN]), 500)
+    assert [note.unanswered for _, note in sorted(after.notes_by_index().items())] == [1, 2]
