@@ -26,7 +26,7 @@ FIRST = 1
 SHARED = 11
 """A seed with much in it."""
 
-NOTICED = ("takes_refused_for_accepted", "takes_unanswered_for_refused", "forgets_the_flight_recorder")
+NOTICED = ("recovers_sent_as_pending", "releases_keys_too_early", "retries_accepted_ones")
 WITHIN = 20
 """Seeds within which a broken promise is noticed; these are noticed within a few."""
 

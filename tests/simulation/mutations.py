@@ -1,6 +1,27 @@
 """Promises broken on purpose: what the simulation has to notice, or it is worth nothing.
 
-`python -m tests.simulation.sensitivity` says after how many seeds it does.
+`python -m tests.simulation.sensitivity` says after how many seeds it does. Measured in seeds:
+
+    ====================================== =====
+    sends_beyond_its_lease                     3
+    ignores_lost_leases                        3
+    completes_without_fencing                 11
+    takes_refused_for_accepted                 1
+    takes_refused_for_unknown                 15
+    takes_unanswered_for_refused               6
+    takes_unknown_for_accepted                 4
+    retries_accepted_ones                      1
+    forgets_deferred_batches                   1
+    releases_keys_too_early                    1
+    loses_jobs_handed_over                     1
+    checkpoints_without_notes                  1
+    recovers_sent_as_pending                   1
+    leases_twice                               9
+    forgets_the_flight_recorder                1
+    ====================================== =====
+
+Not measured yet: forgets_unanswered_tries, checkpoint_of_takeover_is_late, forgets_cancellations_of_waiting_ones,
+parks_for_ever, forgets_to_send_held_back_retries.
 """
 
 from __future__ import annotations
@@ -12,7 +33,6 @@ from typing import Any
 import pytest
 
 from gateway.dispatch import retry, sender
-from gateway.dispatch.breaker import Breaker
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.sender import Sender
@@ -122,10 +142,10 @@ def retries_accepted_ones(patch: pytest.MonkeyPatch) -> None:
     def settle(self: Sender, accepted: Any, now: float, wall: float) -> None:
         kept = []
         for flight, index in accepted:
-            if (flight.lease.sequence + index) % 20 or flight.note(index).attempts:
+            if (flight.lease.sequence + index) % 20 or flight.note(index).reason:
                 kept.append((flight, index))
             else:
-                flight.note(index).attempts = 1
+                flight.note(index).reason = "again"
                 self._again(flight, index)
         settled(self, kept, now, wall)
 
@@ -146,12 +166,6 @@ def forgets_deferred_batches(patch: pytest.MonkeyPatch) -> None:
 def forgets_cancellations_of_waiting_ones(patch: pytest.MonkeyPatch) -> None:
     """A cancellation does not reach what a worker holds."""
     patch.setattr(Sender, "cancel", lambda self, job_id: None)
-
-
-def believes_while_suspicious(patch: pytest.MonkeyPatch) -> None:
-    """A service whose word is in doubt may kill targets."""
-    patch.setattr(Breaker, "believes", lambda self, outcome: True)
-    patch.setattr(Breaker, "suspicious", property(lambda self: False))
 
 
 def releases_keys_too_early(patch: pytest.MonkeyPatch) -> None:
@@ -257,7 +271,6 @@ MUTATIONS: Mapping[str, Mutation] = {
         retries_accepted_ones,
         forgets_deferred_batches,
         forgets_cancellations_of_waiting_ones,
-        believes_while_suspicious,
         releases_keys_too_early,
         loses_jobs_handed_over,
         checkpoints_without_notes,

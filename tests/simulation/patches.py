@@ -31,8 +31,9 @@ BATCH_SIZE = 8
 """So that a job of some dozens has several batches."""
 
 
-ROUND = 4
-"""Deliveries of an app in a round of the loop, so that its turn is over sometimes."""
+ROUND = 0.01
+SHORT_ROUND = 0.004
+"""Slices of an app in a round of the loop, some deliveries, so that its turn is over sometimes."""
 
 _private_key = functools.cache(load_pem_private_key)
 """An RSA key is checked for 30 ms whenever it is read."""
@@ -74,4 +75,5 @@ def simulated(machine: Machine, disk: Disk, rng: random.Random) -> Iterator[list
         patch.setattr(app, "RECOVERY_INTERVAL", RECOVERY)
         patch.setattr(batching, "BATCH_SIZE", BATCH_SIZE)
         patch.setattr(turns, "ROUND", ROUND)
+        patch.setattr(turns, "SHORT_ROUND", SHORT_ROUND)
         yield logs

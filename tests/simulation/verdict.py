@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 PROMPT = 10.0
 """Seconds in which an answer is read while nothing is amiss: later, a request has been given up."""
+
+TOLD = 15.0
+"""Seconds in which every worker knows of a cancellation."""
 
 PAGE = 50
 
@@ -77,6 +81,9 @@ def _check_receipt(world: World, receipt: Receipt, target: str, resend: bool) ->
         world.problems.append(f"{target} was taken {len(takings)} times and its receipt conceals it: {receipt}")
     if len(takings) > 1 and not resend:
         world.problems.append(f"{target} was taken {len(takings)} times, and its job wants no resending")
+    cancelled_at = world.cancelled.get(receipt.job, math.inf)
+    if any(taking.sent_at > cancelled_at + TOLD and taking.sent_by.steady for taking in takings):
+        world.problems.append(f"{target} was sent long after its job was cancelled at {cancelled_at:.3f}")
     if world.faults.calm and receipt.unanswered:
         world.problems.append(f"nothing was lost on the way, and the receipt says {receipt}")
     if receipt.state == "invalid_token" and target not in world.journal.dead:

@@ -59,6 +59,8 @@ class World:
         """Jobs that were answered with 202."""
         self.unanswered: dict[str, Submission] = {}
         """Jobs whose caller was told nothing: they may be stored or not."""
+        self.cancelled: dict[str, float] = {}
+        """When jobs were."""
         self.sealed: list[str] = []
         """Jobs with an ordering key, in the order in which they were stored."""
         self.history = hashlib.sha256()
@@ -218,6 +220,7 @@ class World:
         except QueueError:
             return
         self.log("cancelled", job_id)
+        self.cancelled.setdefault(job_id, self.machine.now)
 
     # The end
 
