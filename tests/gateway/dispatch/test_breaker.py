@@ -166,6 +166,13 @@ def test_being_throttled_again_and_again_doubles_the_wait(breaker: Breaker) -> N
     assert breaker.hold(1.0) == 2.0
 
 
+def test_a_wait_that_is_asked_for_is_taken_at_its_word(breaker: Breaker) -> None:
+    """Nothing is added to it, however short it is."""
+    quota = Outcome(verdict=Verdict.THROTTLED, reason="quota", scope=Scope.APP, retry_after=0.25)
+    breaker.answered(quota, 0.0)
+    assert breaker.hold(0.0) == 0.25
+
+
 NOBODY = Outcome(verdict=Verdict.THROTTLED, reason="too many", scope=Scope.UNNAMED, retry_after=60.0)
 
 
