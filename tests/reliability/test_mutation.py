@@ -15,7 +15,7 @@ from .mutation import SUBJECTS, mutants
 
 ROW = "R27"
 ROOT = Path(__file__).parent.parent.parent
-MOST = 60
+MOST = 50
 """Mutants of a module that are tried, drawn by a seed: two minutes for the larger ones."""
 KILLED = 0.85
 
