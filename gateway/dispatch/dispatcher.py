@@ -180,12 +180,14 @@ class Dispatcher:
     def take(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
             sender = self._senders[lease.route]  # since it is wanted
-            sender.in_hand[Lane.TRANSACTIONAL] += load(lease.count)  # also as long as its task has not begun
+            sender.in_hand[Lane.TRANSACTIONAL] += load(lease.count)  # also as long as it is no flight
             self._spawn(self._board_handed(lease, sender))
 
     async def _board_handed(self, lease: Lease, sender: Sender) -> None:
-        sender.in_hand[Lane.TRANSACTIONAL] -= load(lease.count)
-        await self._receive(lease)
+        try:
+            await self._receive(lease)
+        finally:
+            sender.in_hand[Lane.TRANSACTIONAL] -= load(lease.count)
 
     def sample(self) -> None:
         """Set the gauges; to be called about once a second."""
