@@ -64,14 +64,17 @@ class Subject(NamedTuple):
 
 
 QUEUE = ("test_parking.py", "test_recovery.py", "test_sharing.py", "test_sqlite_contract.py", "test_dead.py")
+SENDING = ("test_sender.py", "test_quarantine.py")
 JUDGING = ("_judge", "_heed", "_carry_out", "_unregistered")
 SUBJECTS = {
     "gateway/dispatch/retry.py": Subject(["tests/gateway/dispatch/test_retry.py"]),
     "gateway/dispatch/budget.py": Subject(["tests/gateway/dispatch/test_budget.py"]),
     "gateway/dispatch/breaker.py": Subject(["tests/gateway/dispatch/test_breaker.py"]),
-    "gateway/dispatch/sender.py": Subject(["tests/gateway/dispatch/test_sender.py"], JUDGING),
+    "gateway/dispatch/sender.py": Subject([f"tests/gateway/dispatch/{name}" for name in SENDING], JUDGING),
     "gateway/policy/screening.py": Subject(["tests/gateway/policy/test_screening.py"]),
-    "gateway/queue/dead.py": Subject(["tests/gateway/queue/test_dead.py"]),
+    "gateway/queue/dead.py": Subject(
+        [f"tests/gateway/queue/{name}" for name in ("test_dead.py", "test_sqlite_contract.py")]
+    ),
     "gateway/queue/leases.py": Subject([f"tests/gateway/queue/{name}" for name in QUEUE]),
     "gateway/receipts/store.py": Subject(["tests/gateway/receipts/test_store.py"]),
 }

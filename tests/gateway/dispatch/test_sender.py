@@ -287,6 +287,13 @@ class TestAnswers:
         assert targets(bench.taken()) == [b"t0"]
         assert batch.notes[0].attempts == 2
 
+    async def test_what_waits_carries_until_when_and_why(self, bench: Bench) -> None:
+        """For its next holder, by the clock that all holders share."""
+        batch, now = bench.add(1), asyncio.get_running_loop().time()
+        bench.answer(bench.taken(), THROTTLED)
+        assert batch.notes[0].reason == "slow"
+        assert now + 5.0 <= batch.notes[0].retry_at <= now + 6.25
+
     async def test_an_unknown_one_is_reported_where_the_job_says_so(self, bench: Bench) -> None:
         batch = bench.add(2)
         bench.lose(bench.taken())

@@ -26,3 +26,18 @@ def test_seldom_wrong() -> None:
     living = [b"living-%d" % number for number in range(20_000)]
     assert len(dead.candidates(living)) < 400
     assert not DeadFilter(number).crowded
+
+
+def test_it_is_crowded_by_more_than_a_key_in_eight_slots() -> None:
+    """The smallest has 65,536; one that expects more than a sixteenth of that starts with the next size."""
+    smallest, next_size = DeadFilter(4096), DeadFilter(4097)
+    for dead in (smallest, next_size):
+        dead.add([b"%d" % number for number in range(8192)])
+        assert not dead.crowded
+        dead.add([b"one more"])
+    assert smallest.crowded
+    assert not next_size.crowded
+    next_size.add([b"%d" % number for number in range(8191)])
+    assert not next_size.crowded
+    next_size.add([b"one more"])
+    assert next_size.crowded
