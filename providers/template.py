@@ -63,7 +63,7 @@ FILTERS = frozenset(
 )
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
-_EXPRESSION = re.compile(r"\{\{(?:(?!\}\}|\{\{).)*\}\}", re.DOTALL)
+_EXPRESSION = re.compile(r"\{\{(?!\{)(?:(?!\}\}|\{\{).)*\}\}", re.DOTALL)
 _TAG = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _LITERAL = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 _STATEMENT = re.compile(r"\{%[-+]?\s*(\w*)")
