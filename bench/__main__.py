@@ -24,7 +24,7 @@ from bench import (
     throughput,
     wire,
 )
-from bench.processes import Missing, ProcessFailed
+from bench.processes import Missing, ProcessFailed, terminable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -316,4 +316,5 @@ def _print_table(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    with terminable():
+        app()

@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -29,7 +28,7 @@ from bench import report
 from bench.api import DEADLINES, Api, ApiError
 from bench.campaign import Recipients, chunks, job, recipients
 from bench.ledger import Balance, Ledger
-from bench.processes import ProcessFailed, Usage
+from bench.processes import ProcessFailed, Usage, terminable
 from bench.simulators import Rule, Script
 from bench.world import World
 
@@ -75,10 +74,10 @@ def main(*, count: int, kill: bool, json: bool, workers: int) -> int:
     """Run the demonstration; returns the exit status: 0 clean, 1 not, 2 could not be run, 130 interrupted."""
     console = Console(stderr=json)
     try:
-        with _terminable(), console.status("starting simulators and the gateway"):
+        with terminable(), console.status("starting simulators and the gateway"):
             world = World(SERVICES, mode="quick", workers=workers, scripts=SCRIPTS, simulator_options=_OPTIONS)
             world.__enter__()
-        with _terminable(), _left(world):
+        with terminable(), _left(world):
             result = asyncio.run(_Demo(world, console, count, kill).run())
     except KeyboardInterrupt:
         console.print("interrupted; everything that was started has been ended")
@@ -92,20 +91,6 @@ def main(*, count: int, kill: bool, json: bool, workers: int) -> int:
 
 
 _OPTIONS = ("--origins", "2", "--decrypt-every", "20")
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does: with everything cleaned up."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    former = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -170,3 +171,17 @@ def wait_until(condition: Any, what: str, child: Child, deadline: float = START_
         if time.monotonic() > end:
             raise child.failure(f"was not {what} within {deadline:g} s")
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: with everything cleaned up."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
