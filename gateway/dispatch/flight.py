@@ -37,7 +37,7 @@ class Flight:
 
     __slots__ = (
         "_again", "_cursor", "_fresh", "_prefix", "_waiting", "body_size", "cancelled", "checkpointed_at", "dead",
-        "job", "lease", "left", "milliseconds", "notes", "on_wire", "plan", "queued", "registered", "states",
+        "job", "lease", "left", "load", "milliseconds", "notes", "on_wire", "plan", "queued", "registered", "states",
         "suspects", "targets", "variables",
     )  # fmt: skip
 
@@ -68,6 +68,8 @@ class Flight:
         self.suspects: deque[int] = deque()
         self._waiting: list[tuple[float, int]] = []  # heap of due times, in the loop's seconds, and indexes
         self.left = lease.count
+        self.load = 0
+        """What it counts for in its sender's hands (`queue.base.load`)."""
 
     def record(self, states: bytearray | memoryview) -> None:
         """Go on in this column, which outlives the process (`gateway.queue.flight`)."""

@@ -115,7 +115,7 @@ class Sender:
     def add(self, flight: Flight) -> None:
         """Take a flight."""
         self.flights[flight] = None
-        self.in_hand[flight.job.lane] += load(flight.lease.count)
+        self._count(flight, load(flight.lease.count, flight.left))
         if not flight.left:
             self._finished(flight)
         elif not self._end_overdue(flight, time.time()) and flight.ready:
@@ -125,7 +125,7 @@ class Sender:
         """Forget a flight, whatever of it is on the wire: the queue has it back, or somebody else."""
         if flight in self.flights:
             del self.flights[flight]
-            self.in_hand[flight.job.lane] -= load(flight.lease.count)
+            self._count(flight, 0)
         self._lanes.remove(flight)
         flight.detach()
 
@@ -134,12 +134,20 @@ class Sender:
         if flight in self.flights and flight.ready:
             self._lanes.add(flight)
 
+    def _count(self, flight: Flight, load: int) -> None:
+        self.in_hand[flight.job.lane] += load - flight.load
+        flight.load = load
+
     def tick(self, now: float, wall: float) -> None:
-        """Bring back what waited long enough, end what expired, let the pool look after its connections."""
+        """Bring back what waited long enough, end what expired, let the pool look after its connections.
+
+        Batches of which only retries are left make room for others.
+        """
         room = self.budget.room(now)
         for flight in sorted(self.flights, key=_lane):
             if self._end_overdue(flight, wall):
                 continue
+            self._count(flight, load(flight.lease.count, flight.left))
             if retries := flight.bring_back(now, room):
                 self.budget.spend(retries)
                 room -= retries

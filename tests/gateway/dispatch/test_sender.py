@@ -19,7 +19,7 @@ from gateway.dispatch.sender import DEFER_AFTER, HELD_BACK_PATIENCE
 from gateway.http2.connection import Requests
 from gateway.http2.protocol import Answer, Results
 from gateway.model import Lane, Note, State
-from gateway.queue.base import DeadTarget
+from gateway.queue.base import BATCH_LOAD, DeadTarget
 from providers.base import Outcome, Rendered, Rows, Scope, Verdict
 from tests.gateway.dispatch.scripted import Bench, flight, job, lease, targets, words
 from tests.gateway.virtual import EPOCH
@@ -116,6 +116,20 @@ class TestTaking:
         assert words(batch) == ["pending"] * 3
         bench.credential.signed = ()
         assert len(bench.taken().tags) == 3
+
+    async def test_finished_deliveries_make_room_before_their_batch_is_done(self, bench: Bench) -> None:
+        """One in ten that is throttled would otherwise hold up a campaign for as long as it has to wait."""
+        batch = bench.add(1000)
+        assert bench.sender.in_hand[batch.job.lane] == 1000 + BATCH_LOAD
+        for part in range(4):
+            requests = bench.taken(1000)
+            late = slice(0, 5 if part == 0 else 0)
+            bench.answer(requests._replace(tags=requests.tags[late]), REFUSED_ALONE)
+            bench.accept(requests._replace(tags=requests.tags[late.stop :]))
+        await pass_time(bench, 0.1)
+        assert bench.sender.in_hand[batch.job.lane] == 5 + 995 // 10 + BATCH_LOAD
+        bench.sender.remove(batch)
+        assert bench.sender.in_hand[batch.job.lane] == 0
 
     async def test_when_stopped_it_gives_nothing(self, bench: Bench) -> None:
         bench.add(3)
