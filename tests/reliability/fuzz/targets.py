@@ -5,9 +5,11 @@ Each is deterministic, quick, and free of IO.
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -41,6 +43,7 @@ from tests.providers import material
 from tests.providers.material import NOW, b64, point
 
 FOLDER = Path(tempfile.mkdtemp(prefix="carillon-fuzz-"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 SETTINGS: dict[str, ProviderSettings] = {
     "apns": ApnsSettings(topic="com.example.shop", team_id="TEAM123456", key_id="KEY1234567", key_file="k"),
     "fcm": FcmSettings(service_account_file=material.service_account(FOLDER / "account.json")),
