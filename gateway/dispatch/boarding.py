@@ -89,6 +89,15 @@ def _keep_waiting(flight: Flight, now: float, clock: float) -> None:
             flight.wait(index, now + max(0.0, note.retry_at - clock))
 
 
+def count_tries(lease: Lease) -> None:
+    """Note what a former holder had on the wire, of a lease that goes back as it came.
+
+    Where a note tells of unanswered tries already, what is stored says PENDING, and this one would be forgotten.
+    """
+    for index, note in lease.progress.notes.items():
+        note.unanswered += note.unanswered > 0 and lease.progress.states[index] == State.SENT
+
+
 def conclude(lease: Lease, state: State, reason: str, wall: float) -> None:
     """Give every delivery of a lease that has none its receipt: nobody wants it any more, so it needs no route."""
     progress = lease.progress

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from gateway.credentials.store import CredentialStore
-from gateway.dispatch.boarding import Plans, board, conclude
+from gateway.dispatch.boarding import Plans, board, conclude, count_tries
 from gateway.dispatch.breaker import Breaker
 from gateway.dispatch.budget import Budget
 from gateway.dispatch.exchanges import Exchanges
@@ -266,7 +266,7 @@ class Dispatcher:
 
     async def _receive(self, lease: Lease) -> None:
         if self._stopping():  # it began while the queue was asked
-            self._spawn(self._defer(lease, [], 0.0))
+            self._return(lease)
             return
         lease.at_work[0] = True
         try:
@@ -278,6 +278,11 @@ class Dispatcher:
             self._set_aside(lease, [], error)
         finally:
             lease.at_work[0] = False
+
+    def _return(self, lease: Lease) -> None:
+        """Give a batch back at once, of which nothing was done."""
+        count_tries(lease)
+        self._spawn(self._defer(lease, [], 0.0))
 
     def _stopping(self) -> bool:
         return self._draining
@@ -325,7 +330,7 @@ class Dispatcher:
         self._last_used[route] = now = self._loop.time()
         if not self._takes_more(sender, now):
             # Its route is closed by now, and another worker's may be open.
-            self._spawn(self._defer(lease, [], 0.0))
+            self._return(lease)
             return
         plan = self._plans.get(lease, sender.provider, way.settings, sender.origin)
         recorded = lease.progress.states
@@ -500,6 +505,7 @@ class Dispatcher:
         self._readiness.report(
             f"route {name}", False, "jobs wait for a route that the configuration no longer has: add it, or cancel them"
         )
+        count_tries(lease)
         self._spawn(self._defer(lease, [], UNCONFIGURED_DEFER))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

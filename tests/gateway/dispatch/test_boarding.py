@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.dispatch.boarding import PLANS_KEPT, Plans, board, conclude
+from gateway.dispatch.boarding import PLANS_KEPT, Plans, board, conclude, count_tries
 from gateway.dispatch.flight import Flight
 from gateway.model import Note, State
 from gateway.policy.screening import DIED_ON_WIRE
 from gateway.queue.base import DeadTarget, Lease
+from gateway.queue.columns import stored_states
 from providers.base import ProviderSettings
 from tests.gateway.dispatch.scripted import ORIGIN, ROUTE, ScriptedProvider, job, lease, words
 from tests.gateway.fakes import MemoryQueue
@@ -49,6 +50,14 @@ async def test_a_batch_in_which_all_is_answered_has_nothing_left() -> None:
     flight = await boarded(lease(3, states=bytes([A, R, A])))
     assert flight.left == 0
     assert not flight.ready
+
+
+def test_a_lease_that_goes_back_as_it_came_keeps_count_of_the_tries() -> None:
+    """What is stored says PENDING where a note tells of tries; the last holder's would be forgotten with its state."""
+    of = lease(3, job(resend=True), states=bytes([S, S, P]), notes={0: Note(unanswered=1), 2: Note(unanswered=1)})
+    count_tries(of)
+    assert of.progress.notes == {0: Note(unanswered=2), 2: Note(unanswered=1)}
+    assert stored_states(of.progress) == bytes([P, S, P])
 
 
 async def test_what_its_holder_died_with_is_sent_again_as_another_attempt() -> None:
