@@ -47,7 +47,8 @@ POLL = 0.1
 """Seconds between leases while nothing in this process says that there is work: other workers' uploads, due times."""
 
 CAPACITY: Mapping[Lane, int] = {Lane.TRANSACTIONAL: 64_000, Lane.PROMOTIONAL: 128_000}
-"""Load that one worker has in hand, over all routes: about 0.5 KiB each while they fly, so some 96 MiB. Apart, so that
+"""Load that one worker has in hand, over all routes: about 0.5 KiB each while they fly, so some 96 MiB;
+five times that if all batches in hand have nothing left but a few retries (`queue.base.load`). Apart, so that
 slow campaigns of many routes do not take the last place of a one-time code, nor one-time codes that of campaigns."""
 
 LEASED_AT_ONCE = 256

@@ -1,4 +1,4 @@
-"""Which loops a module's tests run on: what its `LOOPS` names, else asyncio's own."""
+"""Which loops a module's tests run on: what its `LOOPS` names, else asyncio's own. For `conftest.py` to import."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-from tests.gateway.virtual import VirtualLoop
+from tests.gateway.virtual import VirtualLoop, wall
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -23,3 +23,14 @@ def factories(item: pytest.Item) -> Mapping[str, LoopFactory]:
     """For the hook `pytest_asyncio_loop_factories`."""
     names = getattr(getattr(item, "module", None), "LOOPS", ("asyncio",))
     return {name: FACTORIES[name] for name in names}
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
+    return factories(item)
+
+
+@pytest.fixture(autouse=True)
+def wall_follows_the_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the loop's clock jumps."""
+    if "virtual" in getattr(request.module, "LOOPS", ()):
+        wall(monkeypatch)

@@ -17,8 +17,7 @@ import pytest
 
 from bench import report
 from bench.ledger import Balance
-from tests.gateway.loops import LoopFactory, factories
-from tests.gateway.virtual import wall
+from tests.gateway.loops import pytest_asyncio_loop_factories, wall_follows_the_loop  # noqa: F401
 
 
 @pytest.fixture
@@ -80,13 +79,3 @@ def evidence(request: pytest.FixtureRequest, long: bool) -> Iterator[Evidence]:
     folder, passed = request.config.getoption("--evidence"), request.node.stash.get(_OUTCOME, False)
     if folder and passed is not None:
         found.keep(Path(folder), passed)
-
-
-def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
-    return factories(item)
-
-
-@pytest.fixture(autouse=True)
-def _wall(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "virtual" in getattr(request.module, "LOOPS", ()):
-        wall(monkeypatch)
