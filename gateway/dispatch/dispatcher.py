@@ -32,7 +32,7 @@ from gateway.model import Job, Lane, Route, State
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
 from gateway.policy import screening
-from gateway.queue.base import DeadTarget, Lease, LeaseLost, NewBatch, Queue, QueueError, QueueFull, Room, load
+from gateway.queue.base import DeadTarget, Lease, LeaseLost, NewBatch, Queue, QueueError, QueueFull, Room, load, spare
 from gateway.settings import Settings
 from providers import PROVIDERS
 from providers.base import ProviderSettings, Scope
@@ -156,7 +156,7 @@ class Dispatcher:
         return (
             job.lane is Lane.TRANSACTIONAL
             and not (self._draining or self._unstored or self._codes_wait)
-            and self._share(job.app, self._codes_in_hand()) >= sum(load(batch.count) for batch in batches)
+            and self._spare(job.app, self._codes_in_hand()) >= sum(load(batch.count) for batch in batches)
             and all(self._goes_out(batch.route, now) for batch in batches)
         )
 
@@ -167,9 +167,9 @@ class Dispatcher:
             held[route.app] += sender.in_hand[Lane.TRANSACTIONAL]
         return held
 
-    def _share(self, app: str, held: Counter[str]) -> float:
-        """How much more of the transactional room the app's part holds, see `queue.sharing`."""
-        return self._weights.get(app, 1.0) * (CAPACITY[Lane.TRANSACTIONAL] - held.total()) - held[app]
+    def _spare(self, app: str, held: Counter[str]) -> float:
+        """How much more of the transactional room the app's part holds."""
+        return spare(self._weights.get(app, 1.0), CAPACITY[Lane.TRANSACTIONAL] - held.total(), held[app])
 
     def _goes_out(self, route: Route, now: float) -> bool:
         sender = self._senders.get(route)
@@ -262,7 +262,7 @@ class Dispatcher:
             await self._receive(lease)
         self._codes_wait = len(leases) >= LEASED_AT_ONCE // 2
         held = self._codes_in_hand()
-        self._passed_over = {*room.closed, *(route for route in self._senders if self._share(route.app, held) < 1)}
+        self._passed_over = {*room.closed, *(route for route in self._senders if self._spare(route.app, held) < 1)}
         return len(leases) > 0
 
     async def _receive(self, lease: Lease) -> None:

@@ -132,6 +132,11 @@ def load(count: int, left: int | None = None) -> int:
     return BATCH_LOAD + (count if left is None else left + (count - left) // 10)
 
 
+def spare(weight: float, free: int, held: int) -> float:
+    """Load that an app may take besides what it has, of a lane of which so much is free; see `sharing`."""
+    return weight * free - held
+
+
 class Room(NamedTuple):
     """What a holder can take. See `sharing` for how it is divided."""
 

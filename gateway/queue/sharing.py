@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from gateway.model import Lane, Route
-from gateway.queue.base import Room, load
+from gateway.queue.base import Room, load, spare
 
 
 class Candidate(NamedTuple):
@@ -66,7 +66,7 @@ class Shares:
     def open(self, route: Route) -> bool:
         """Whether the route may have one more batch, of whatever size."""
         full = self._lane is Lane.PROMOTIONAL and self._routes[route] >= self._room.per_route
-        return not full and self._apps[route.app] < self._weight(route) * self._free
+        return not full and spare(self._weight(route), self._free, self._apps[route.app]) > 0
 
     def _hold(self, route: Route, held: int) -> None:
         self._routes[route] += held
