@@ -1,0 +1,1 @@
+"""What machines share at speed: the contract in `base`, Redis or Valkey in `redis`."""
