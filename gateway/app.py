@@ -80,6 +80,7 @@ async def run_worker(
         credentials = CredentialStore(settings.blocks())
         metrics = Metrics(settings.data / "metrics", f"worker-{worker}", settings.blocks())
         stack.callback(metrics.close)
+        metrics.queue_limit(settings.queue.high_water)
         queue = await _open_queue(settings, worker, metrics, stack)
         receipts = ReceiptStore(queue.database)
         readiness = health.Readiness("gateway", "queue")
@@ -97,10 +98,11 @@ async def run_worker(
             ingest.door,
             [health.count_requests(metrics)],
         )
+        samplers = (dispatcher.sample, on_second, lambda: metrics.ready(readiness.ready))
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(dispatcher.run()),
-                tasks.create_task(health.watch_loop(metrics, [dispatcher.sample, on_second])),
+                tasks.create_task(health.watch_loop(metrics, samplers)),
                 tasks.create_task(_maintain(queue, receipts, settings, readiness)),
             ]
             served = await _listen(server, listeners)

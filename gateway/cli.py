@@ -116,6 +116,7 @@ def _supervise(
     from gateway.observe.cells import SlotTaken
     from gateway.observe.metrics import SUPERVISOR, Metrics
     from gateway.supervisor import Supervisor
+    from gateway.systemd import notify
 
     inherited = [part for each in listeners for part in ("--listener", str(each.fileno()))]
 
@@ -130,7 +131,12 @@ def _supervise(
         for each in listeners:
             stack.enter_context(each)
         supervisor = Supervisor(
-            command, settings.workers, listeners=listeners, renew=renew, restarted=metrics.worker_restarted
+            command,
+            settings.workers,
+            listeners=listeners,
+            renew=renew,
+            restarted=metrics.worker_restarted,
+            tell=notify,
         )
         return asyncio.run(supervisor.run())
 

@@ -105,6 +105,8 @@ class Supervisor:
         listeners: sockets that every worker inherits, under the same descriptors. They are closed when stopping begins.
         renew: called by SIGHUP before anything is replaced; what is wrong with the new settings, or None.
         restarted: called for each death that is followed by a new start.
+        tell: called with lines for systemd, and at least each second while this process goes round (see
+            `gateway.systemd`).
         grace: seconds from the first signal until what still runs is killed.
         settled: see `SETTLED`.
         silence: see `SILENCE`.
@@ -119,6 +121,7 @@ class Supervisor:
         listeners: Sequence[socket.socket] = (),
         renew: Callable[[], str | None] = lambda: None,
         restarted: Callable[[], None] = lambda: None,
+        tell: Callable[..., None] = lambda *_: None,
         grace: float = GRACE,
         settled: float = SETTLED,
         silence: float = SILENCE,
@@ -128,6 +131,7 @@ class Supervisor:
         self._listeners = listeners
         self._renew = renew
         self._restarted = restarted
+        self._tell = tell
         self._grace = grace
         self._settled = settled
         self._silence = silence
@@ -136,6 +140,7 @@ class Supervisor:
         self._alive: set[_Worker] = set()
         self._numbers: set[int] = set()
         self._failures = [0] * workers
+        self._serving = False
         self._promising = False  # some worker settled or got ready: no mistake of ours that no restart cures
         self._stopping = asyncio.Event()
         self._replacing = asyncio.Event()
@@ -181,6 +186,7 @@ class Supervisor:
     def _begin_to_stop(self, number: signal.Signals) -> None:
         self._signal = number
         self._stopping.set()
+        self._tell("STOPPING=1")
         for listener in self._listeners:  # from now on the workers' alone: the port ends with the last of them
             listener.close()
         self._send(number)
@@ -198,6 +204,7 @@ class Supervisor:
     async def _kill_silent(self) -> None:
         while True:
             await asyncio.sleep(self._silence / LOOKS)
+            self._tell("WATCHDOG=1")
             for worker in self._alive:
                 if worker.look() == LOOKS:
                     self._kill(worker, f"no sign of life for {self._silence:g} s")
@@ -255,10 +262,17 @@ class Supervisor:
         worker = _Worker(number, process, ours)
         self._alive.add(worker)
         worker.exited.add_done_callback(lambda _: self._gone(worker))
+        worker.ready.add_done_callback(self._serve)
         _LOG.info("worker.started", worker=number, pid=process.pid)
         if self._stopping.is_set():  # the signal came while it was being started, and did not reach it
             worker.send(self._signal)
         return worker
+
+    def _serve(self, ready: asyncio.Future[bool]) -> None:
+        """From the first worker that is ready on, the gateway serves."""
+        if ready.result() and not self._serving:
+            self._serving = True
+            self._tell("READY=1")
 
     def _gone(self, worker: _Worker) -> None:
         self._alive.discard(worker)
@@ -285,13 +299,17 @@ class Supervisor:
         while True:
             await self._replacing.wait()
             self._replacing.clear()
+            self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             problem = self._renew()
             if problem is not None:
                 _LOG.error("gateway.reload_refused", reason=problem)
+                self._tell("READY=1", f"STATUS=Reload refused: {' '.join(problem.split())}")
             elif await self._replace_all():
                 _LOG.info("gateway.reloaded", workers=len(self._places))
+                self._tell("READY=1", f"STATUS=Reloaded {len(self._places)} workers")
             elif not self._stopping.is_set():
                 _LOG.error("gateway.reload_failed", reason="a new worker did not get ready; the former ones stay")
+                self._tell("READY=1", "STATUS=Reload failed: a new worker did not get ready; the former ones stay")
 
     async def _replace_all(self) -> bool:
         """One after the other, until one fails."""

@@ -150,6 +150,11 @@ QUEUE_DELIVERIES = Family(
     "Deliveries of those batches, including the ones of a batch that already ended.",
     "the /metrics handler, from the queue", merge="own",
 )  # fmt: skip
+QUEUE_LIMIT = Family(
+    "carillon_queue_high_water_deliveries", "gauge", (),
+    "The setting `queue.high_water`: so many stored deliveries, and new jobs are refused with 503.",
+    "the worker, at its start", merge="own",
+)  # fmt: skip
 QUEUE_AGE = Family(
     "carillon_queue_oldest_due_seconds", "gauge", (),
     "For how long the longest waiting batch has been due without any worker taking it; 0 if none waits.",
@@ -199,16 +204,22 @@ RESTARTS = Family(
     "Workers that died and were started again.",
     "the supervisor, per death",
 )  # fmt: skip
+READY = Family(
+    "carillon_ready_workers", "gauge", (),
+    "Workers whose /readyz says 200. Less than carillon_workers for long: ask /readyz which part is missing.",
+    "the loop monitor, once a second",
+)  # fmt: skip
 WORKERS = Family(
     "carillon_workers", "gauge", (),
-    "Worker processes alive when asked. Not how many of them are ready: see /readyz.",
+    "Worker processes alive when asked. Not how many of them are ready: see carillon_ready_workers.",
     "computed in the answer",
 )  # fmt: skip
 
 FAMILIES = (
     HTTP, HTTP_SECONDS, RECIPIENTS, OUTCOMES, RECEIPTS, RETRIES, LATENCY, IN_FLIGHT, CONNECTIONS, HANDSHAKES,
     INVALID_TOKENS, ROUTES_STOPPED, RETRY_BUDGET, RETRIES_HELD_BACK, RATE_LIMIT, QUEUE_BATCHES, QUEUE_DELIVERIES,
-    QUEUE_AGE, PARKED, CRASHES, FAILURES, DEAD_LETTERED, CLOCK_SKEW, LOOP_LAG, TASKS, RESTARTS, WORKERS,
+    QUEUE_LIMIT, QUEUE_AGE, PARKED, CRASHES, FAILURES, DEAD_LETTERED, CLOCK_SKEW, LOOP_LAG, TASKS, RESTARTS, READY,
+    WORKERS,
 )  # fmt: skip
 """Counters are exposed with `_total` after their name, as Prometheus wants it."""
 
@@ -477,12 +488,14 @@ class Metrics:
                 for lane in Lane:
                     self._lanes[app, provider, lane] = LaneMetrics(store, app, provider, lane)
         self._depth = {f: store.gauge(f) for f in (QUEUE_BATCHES, QUEUE_DELIVERIES, QUEUE_AGE)}
+        self._limit = store.gauge(QUEUE_LIMIT)
         self._parked = store.gauge(PARKED)
         self._crashes = store.counter(CRASHES)
         self._restarts = store.counter(RESTARTS)
         self._lag = store.histogram(LOOP_LAG)
         self._skew = store.gauge(CLOCK_SKEW)
         self._tasks = store.gauge(TASKS)
+        self._ready = store.gauge(READY)
 
     def lane(self, app: str, provider: str, lane: Lane) -> LaneMetrics:
         """Bind once per batch or longer. What is not configured counts as such."""
@@ -507,6 +520,10 @@ class Metrics:
         self._depth[QUEUE_DELIVERIES].set(depth.deliveries)
         self._depth[QUEUE_AGE].set(max(0.0, now - depth.oldest_due) if depth.oldest_due is not None else 0.0)
 
+    def queue_limit(self, deliveries: int) -> None:
+        """Beyond so many deliveries new jobs are refused."""
+        self._limit.set(deliveries)
+
     def parked(self, batches: int) -> None:
         """So many batches are parked, right before `render`."""
         self._parked.set(batches)
@@ -526,6 +543,10 @@ class Metrics:
     def tasks(self, now: int) -> None:
         """So many tasks exist."""
         self._tasks.set(now)
+
+    def ready(self, ready: bool) -> None:
+        """Whether this process should get work."""
+        self._ready.set(ready)
 
     def worker_restarted(self) -> None:
         """A worker died and another takes its place."""

@@ -139,12 +139,18 @@ def test_workers_add_up_and_a_dead_ones_gauges_go(tmp_path: Path) -> None:
         worker.route("shop", "apns").in_flight(100)
         worker.route("shop", "apns").stopped(Cause.HELD, 1)
         worker.loop_lag(0.002)
+        worker.ready(True)
+        worker.queue_limit(5_000)
     apns = {"app": "shop", "provider": "apns"}
     assert value(ours, "carillon_retries_total", **PROMOTIONAL) == 20
     assert value(ours, "carillon_in_flight", **apns) == 200
     assert value(ours, "carillon_routes_stopped", **apns, cause="held") == 1
-    assert value(ours, "carillon_workers") == 2
+    assert value(ours, "carillon_workers") == value(ours, "carillon_ready_workers") == 2
+    assert value(ours, "carillon_queue_high_water_deliveries") == 5_000
+    ours.ready(False)
+    assert value(ours, "carillon_ready_workers") == 1
     other.close()
+    assert value(ours, "carillon_ready_workers") == 0
     assert value(ours, "carillon_retries_total", **PROMOTIONAL) == 20
     assert value(ours, "carillon_loop_lag_seconds_count") == 2
     assert value(ours, "carillon_in_flight", **apns) == 100
