@@ -16,6 +16,8 @@ from contextlib import AsyncExitStack
 import structlog
 from aiohttp import web
 
+from gateway.access.gate import OpenGate
+from gateway.audit.log import AuditLog
 from gateway.credentials.store import CredentialStore
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.ingest.door import Door
@@ -91,10 +93,12 @@ async def run_worker(
             queue=queue,
             receipts=receipts,
             meter=metrics,
+            audit=AuditLog(queue.database),
             limits=Limits(body=int(settings.http.max_body), line=int(settings.http.max_line)),
         )
         server = application(
             [*ingest.routes(), *health.routes(readiness, metrics, queue.depth, queue.parked_count)],
+            OpenGate(),
             ingest.door,
             [health.count_requests(metrics)],
         )
@@ -180,7 +184,7 @@ async def _open_queue(settings: Settings, worker: int, metrics: Metrics, stack: 
 
 
 def _apps(settings: Settings) -> dict[str, dict[str, ProviderSettings]]:
-    apps: dict[str, dict[str, ProviderSettings]] = {app: {} for app in settings.apps}
+    apps: dict[str, dict[str, ProviderSettings]] = {app: {} for app in settings.all_apps()}
     for (app, provider), block in settings.blocks().items():
         apps[app][provider] = block
     return apps

@@ -23,10 +23,12 @@ from pydantic import (
     Field,
     ValidationError,
     create_model,
+    field_validator,
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
+from gateway.access.names import DEFAULT, full_name
 from providers import PROVIDERS
 from providers.base import ProviderSettings
 
@@ -54,6 +56,7 @@ def seconds(value: object) -> object:
 
 Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
 AppName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 
 
 class Section(BaseModel):
@@ -137,6 +140,14 @@ else:
     )
 
 
+class Tenant(Section):
+    """`[tenants.NAME]`: apps that only this tenant's credentials reach, and what they may take together."""
+
+    weight: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    """Its share of what several tenants want at the same time, divided among its apps by theirs."""
+    apps: dict[AppName, AppBlocks] = {}
+
+
 class Settings(BaseSettings):
     """The whole configuration. Built by `load`; frozen."""
 
@@ -148,6 +159,15 @@ class Settings(BaseSettings):
     dispatch: Dispatch = Dispatch()
     observe: Observe = Observe()
     apps: dict[AppName, AppBlocks] = {}
+    """Those of the default tenant."""
+    tenants: dict[TenantName, Tenant] = {}
+
+    @field_validator("tenants")
+    @classmethod
+    def _default_apps_are_plain(cls, tenants: dict[str, Tenant]) -> dict[str, Tenant]:
+        if DEFAULT in tenants and tenants[DEFAULT].apps:
+            raise ValueError(f"apps of the tenant {DEFAULT} are [apps.NAME], not [tenants.{DEFAULT}.apps.NAME]")
+        return tenants
 
     @classmethod
     def settings_customise_sources(
@@ -166,15 +186,37 @@ class Settings(BaseSettings):
         """The folder of everything the gateway writes."""
         return self.queue.path.parent
 
+    def all_apps(self) -> dict[str, AppBlocks]:
+        """Every tenant's, by their full names."""
+        return {
+            full_name(tenant, app): blocks
+            for tenant, apps in {DEFAULT: self.apps, **self._tenants_apps()}.items()
+            for app, blocks in apps.items()
+        }
+
+    def _tenants_apps(self) -> dict[str, dict[str, AppBlocks]]:
+        return {name: tenant.apps for name, tenant in self.tenants.items() if name != DEFAULT}
+
     def weights(self) -> dict[str, float]:
-        """Each app's share of what several want at the same time."""
-        return {app: blocks.weight for app, blocks in self.apps.items()}
+        """Each app's share of what several want at the same time, by full name.
+
+        A tenant's weight is divided among its apps in proportion to theirs. With one tenant they are its apps' own.
+        """
+        tenants = {DEFAULT: self.apps, **self._tenants_apps()}
+        sums = {name: sum(app.weight for app in apps.values()) for name, apps in tenants.items() if apps}
+        weights = {name: self.tenants[name].weight if name in self.tenants else 1.0 for name in sums}
+        worth = sum(sums.values()) / sum(weights.values()) if sums else 1.0
+        return {
+            full_name(name, app): blocks.weight * weights[name] / sums[name] * worth
+            for name in sums
+            for app, blocks in tenants[name].items()
+        }
 
     def blocks(self) -> dict[tuple[str, str], ProviderSettings]:
-        """What is configured, by (app, provider)."""
+        """What is configured, by (full name of the app, provider)."""
         return {
             (app, provider): block
-            for app, blocks in self.apps.items()
+            for app, blocks in self.all_apps().items()
             for provider in PROVIDERS
             if (block := getattr(blocks, provider)) is not None
         }
@@ -262,12 +304,18 @@ def _anchor(values: dict[str, Any], folder: Path) -> None:
     queue = values.setdefault("queue", {})
     if isinstance(queue, dict) and isinstance(path := queue.get("path", str(Queue().path)), str):
         queue["path"] = str(folder / Path(path).expanduser())
-    apps = values.get("apps")
-    for app in apps.values() if isinstance(apps, dict) else ():
-        for block in app.values() if isinstance(app, dict) else ():
-            for key, value in block.items() if isinstance(block, dict) else ():
-                if key.endswith("_file") and isinstance(value, str) and value:
-                    block[key] = str(folder / Path(value).expanduser())
+    tenants = values.get("tenants")
+    owners = [values, *(tenants.values() if isinstance(tenants, dict) else ())]
+    for apps in [owner.get("apps") for owner in owners if isinstance(owner, dict)]:
+        for app in apps.values() if isinstance(apps, dict) else ():
+            for block in app.values() if isinstance(app, dict) else ():
+                for key, value in block.items() if isinstance(block, dict) else ():
+                    if key.endswith("_file") and isinstance(value, str) and value:
+                        block[key] = str(folder / Path(value).expanduser())
+
+
+_APP_RULE = "an app's name is up to 64 of a-z, 0-9, _ and -, and begins with a letter or digit"
+_TENANT_RULE = "a tenant's name is up to 32 of a-z, 0-9 and -, and begins with a letter or digit"
 
 
 def _problem(detail: Mapping[str, Any]) -> Problem:
@@ -275,8 +323,7 @@ def _problem(detail: Mapping[str, Any]) -> Problem:
     path = ".".join([*tables, key])
     match detail["type"]:
         case _ if key == "[key]":
-            rule = "an app's name is up to 64 of a-z, 0-9, _ and -, and begins with a letter or digit"
-            return Problem(".".join(tables), rule)
+            return Problem(".".join(tables), _TENANT_RULE if tables[:-1] == ["tenants"] else _APP_RULE)
         case "missing":
             return Problem(path, "is missing and has to be given")
         case "extra_forbidden":
@@ -291,7 +338,9 @@ def _problem(detail: Mapping[str, Any]) -> Problem:
 
 def _table(path: list[str]) -> type[BaseModel]:
     """What the table at a path is validated with."""
-    match path:
+    match path[2:] if path[:1] == ["tenants"] and len(path) > 2 else path:
+        case ["tenants", _]:
+            return Tenant
         case ["apps", _]:
             return AppBlocks
         case ["apps", _, provider]:

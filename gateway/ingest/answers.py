@@ -134,7 +134,8 @@ RATE_SPAN = 1.0
 """Seconds since the first receipts from when on the rate is theirs; before, it is that since the job was created."""
 
 
-def job_report(status: JobStatus, now: float) -> JobReport:
+def job_report(status: JobStatus, app: str, now: float) -> JobReport:
+    """`app` is what the caller calls it."""
     pending = status.counts["pending"]
     until = status.finished_at or now
     since = status.first_finished_at
@@ -144,7 +145,7 @@ def job_report(status: JobStatus, now: float) -> JobReport:
     rate = ended / (until - since) if ended and until > since else None
     return JobReport(
         job=status.id,
-        app=status.app,
+        app=app,
         class_="transactional" if status.lane == Lane.TRANSACTIONAL else "promotional",
         created_at=status.created_at,
         cancelled=status.cancelled,

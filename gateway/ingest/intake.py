@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from gateway.access.principal import Principal
 from gateway.ingest import submission
 from gateway.ingest.answers import Accepted
 from gateway.ingest.batching import Splitter
@@ -77,7 +78,7 @@ class Intake:
         """Room for one more upload, see `Memory.upload`."""
         return self._memory.upload()
 
-    async def document(self, body: Body, share: Share, key: str | None) -> Answer:
+    async def document(self, body: Body, share: Share, key: str | None, caller: Principal) -> Answer:
         """A job as one JSON document.
 
         Raises:
@@ -88,7 +89,7 @@ class Intake:
         document = submission.read(text, JobDocument)
         if len(text) - len(memoryview(document.recipients)) > self._limits.line:
             raise Refused(413, f"A job without its recipients has at most {self._limits.line:,} bytes.")
-        job, problems = submission.job(document, time.time())
+        job, problems = self._job(document, caller)
         idempotency = _idempotency(job.app, key, body.fingerprint)
         try:
             splitter = self._splitter(job, problems)
@@ -107,7 +108,7 @@ class Intake:
             return _replay(replay, body.fingerprint)
         return self._taken(job, splitter, answer)
 
-    async def stream(self, body: Body, share: Share, key: str | None) -> Answer:
+    async def stream(self, body: Body, share: Share, key: str | None, caller: Principal) -> Answer:
         """A job's line, then its recipients' lines, stored as they come.
 
         Raises:
@@ -116,11 +117,11 @@ class Intake:
         """
         share.hold(self._limits.stream_memory)
         async with aclosing(body.texts()) as texts:
-            return await self._receive(body, texts, key)
+            return await self._receive(body, texts, key, caller)
 
-    async def _receive(self, body: Body, texts: AsyncIterator[bytes], key: str | None) -> Answer:
+    async def _receive(self, body: Body, texts: AsyncIterator[bytes], key: str | None, caller: Principal) -> Answer:
         head, first = await _head(texts, self._limits)
-        job, problems = submission.job(submission.read(head, JobLine), time.time())
+        job, problems = self._job(submission.read(head, JobLine), caller)
         with self._memory.stream(job.app):
             async with self._begun(job, _idempotency(job.app, key, b"")) as former:
                 if former is not None:
@@ -151,10 +152,23 @@ class Intake:
         task.add_done_callback(self._abandoning.discard)
         await asyncio.shield(task)
 
+    def _job(self, line: JobLine, caller: Principal) -> tuple[Job, list[Problem]]:
+        """The job, of an app of its caller's, and what is wrong with it by itself.
+
+        Raises:
+            Refused: 422, the app cannot be one of its caller's.
+        """
+        app = caller.full(line.app)
+        job, problems = submission.job(line, app, time.time())
+        if app not in self._apps:
+            known = [caller.shown(each) for each in self._apps if caller.sees(each)]
+            problems.append(Problem("/app", f"is not configured; {suggestion(line.app, known)}"))
+        if not app:
+            raise invalid(problems)
+        return job, problems
+
     def _splitter(self, job: Job, problems: list[Problem]) -> Splitter:
         settings = self._apps.get(job.app)
-        if settings is None:
-            problems.append(Problem("/app", f"is not configured; {suggestion(job.app, self._apps)}"))
         if settings is None or problems:
             raise invalid(problems)
         return Splitter(job, self._providers, settings, Refusals(self._limits.refused), self._limits)
@@ -207,7 +221,7 @@ class Intake:
 
 
 def _idempotency(app: str, key: str | None, fingerprint: bytes) -> Idempotency | None:
-    return None if key is None else Idempotency(f"{app}/{key}", fingerprint)
+    return None if key is None else Idempotency(f"{app} {key}", fingerprint)
 
 
 def _unless_twin(former: Replay | Twin | None) -> Replay | None:

@@ -10,13 +10,16 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
+from gateway.access.guard import Guarded, needs, principal
+from gateway.access.principal import Principal, Scope
+from gateway.audit.log import NO_DETAIL, Actor, Detail
 from gateway.ingest.answers import DeadTokens, Found, JobReport, Wanted, job_report
 from gateway.ingest.body import Body
 from gateway.ingest.intake import Apps
 from gateway.ingest.limits import Limits
 from gateway.ingest.media import JSON, NDJSON, content_type
 from gateway.ingest.problem import Refused, suggestion, undecoded
-from gateway.queue.base import Queue
+from gateway.queue.base import Queue, Sees
 from gateway.receipts.states import InvalidTokens, JobStatus, Page, Receipt
 
 NEXT_CURSOR = "Next-Cursor"
@@ -33,52 +36,76 @@ _WAIT = "1"
 class Receipts(Protocol):
     """What is read of `receipts.store.ReceiptStore`."""
 
+    async def app_of(self, job_id: str) -> str | None: ...
+
     async def job(self, job_id: str) -> JobStatus | None: ...
 
     async def receipts(self, job_id: str, after: int, limit: int) -> Page | None: ...
 
-    async def deliveries(self, delivery_ids: Iterable[str]) -> dict[str, Receipt]: ...
+    async def deliveries(self, delivery_ids: Iterable[str], sees: Sees) -> dict[str, Receipt]: ...
 
     async def invalid_tokens(self, app: str, after: int, limit: int) -> InvalidTokens: ...
 
 
-class Lookup:
-    """The routes that read, and the one that cancels."""
+class Audit(Protocol):
+    """What is written of `audit.log.AuditLog`."""
 
-    def __init__(self, apps: Apps, queue: Queue, receipts: Receipts, limits: Limits) -> None:
+    async def record(self, actor: Actor, action: str, subject: str, detail: Detail = NO_DETAIL) -> None: ...
+
+
+class Lookup:
+    """The routes that read, and the one that cancels.
+
+    What another tenant has is unknown here: the same answer after the same work, whether an id is nobody's or theirs.
+    """
+
+    def __init__(self, apps: Apps, queue: Queue, receipts: Receipts, audit: Audit, limits: Limits) -> None:
         self._apps = apps
         self._queue = queue
         self._receipts = receipts
+        self._audit = audit
         self._limits = limits
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Guarded]:
         return [
-            web.get("/v1/jobs/{id}", self._job),
-            web.delete("/v1/jobs/{id}", self._cancel),
-            web.get("/v1/jobs/{id}/receipts", self._page),
-            web.post("/v1/receipts", self._find),
-            web.get("/v1/deliveries/{id}", self._delivery),
-            web.get("/v1/tokens/invalid", self._dead_tokens),
+            *needs(Scope.SEND, web.delete("/v1/jobs/{id}", self._cancel)),
+            *needs(
+                Scope.READ,
+                web.get("/v1/jobs/{id}", self._job),
+                web.get("/v1/jobs/{id}/receipts", self._page),
+                web.post("/v1/receipts", self._find),
+                web.get("/v1/deliveries/{id}", self._delivery),
+                web.get("/v1/tokens/invalid", self._dead_tokens),
+            ),
         ]
 
     async def _job(self, request: web.Request) -> web.Response:
-        return json_response(await self._report(_job_id(request)))
+        return json_response(await self._report(await self._own_job(request), principal(request)))
 
     async def _cancel(self, request: web.Request) -> web.Response:
-        job_id = _job_id(request)
+        job_id, caller = await self._own_job(request), principal(request)
+        await self._audit.record(caller.actor, "job.cancel", job_id)
         if not await self._queue.cancel(job_id, time.time()):
             raise Refused(404, _NO_JOB)
-        return json_response(await self._report(job_id), status=202)
+        return json_response(await self._report(job_id, caller), status=202)
 
-    async def _report(self, job_id: str) -> JobReport:
+    async def _own_job(self, request: web.Request) -> str:
+        """The id of the job that a request is about, which is one of its caller's."""
+        job_id = request.match_info["id"]
+        app = await self._receipts.app_of(job_id) if _JOB_ID.fullmatch(job_id) else None
+        if app is None or not principal(request).sees(app):
+            raise Refused(404, _NO_JOB)
+        return job_id
+
+    async def _report(self, job_id: str, caller: Principal) -> JobReport:
         status = await self._receipts.job(job_id)
         if status is None:
             raise Refused(404, _NO_JOB)
-        return job_report(status, time.time())
+        return job_report(status, caller.shown(status.app), time.time())
 
     async def _page(self, request: web.Request) -> web.Response:
         after, limit = page_bounds(request, self._limits)
-        page = await self._receipts.receipts(_job_id(request), after, limit)
+        page = await self._receipts.receipts(await self._own_job(request), after, limit)
         if page is None:
             raise Refused(404, _NO_JOB)
         headers = {NEXT_CURSOR: str(page.cursor)}
@@ -87,7 +114,7 @@ class Lookup:
             headers["Link"] = f'<{following}>; rel="next"'
             if not page.receipts:
                 headers["Retry-After"] = _WAIT
-        lines = msgspec.json.Encoder().encode_lines(page.receipts)
+        lines = msgspec.json.Encoder().encode_lines(_shown(page.receipts, principal(request)))
         return web.Response(body=lines, content_type=NDJSON, headers=headers)
 
     async def _find(self, request: web.Request) -> web.Response:
@@ -97,24 +124,27 @@ class Lookup:
             wanted = msgspec.json.decode(text, type=Wanted).deliveries
         except (ValueError, RecursionError) as error:
             raise undecoded(error, text, Wanted) from None
-        found = await self._receipts.deliveries(wanted)
-        receipts = [found[delivery_id] for delivery_id in dict.fromkeys(wanted) if delivery_id in found]
+        caller = principal(request)
+        found = await self._receipts.deliveries(wanted, caller.sees)
+        receipts = _shown([found[delivery_id] for delivery_id in dict.fromkeys(wanted) if delivery_id in found], caller)
         return json_response(Found(receipts, [delivery_id for delivery_id in wanted if delivery_id not in found]))
 
     async def _delivery(self, request: web.Request) -> web.Response:
-        delivery_id = request.match_info["id"]
-        receipt = (await self._receipts.deliveries([delivery_id])).get(delivery_id)
+        delivery_id, caller = request.match_info["id"], principal(request)
+        receipt = (await self._receipts.deliveries([delivery_id], caller.sees)).get(delivery_id)
         if receipt is None:
             raise Refused(404, _NO_DELIVERY)
-        return json_response(receipt)
+        return json_response(_shown([receipt], caller)[0])
 
     async def _dead_tokens(self, request: web.Request) -> web.Response:
-        app = request.query.get("app")
-        if app is None or app not in self._apps:
-            missing = "must be given" if app is None else f"is not configured; {suggestion(app, self._apps)}"
+        app, caller = request.query.get("app"), principal(request)
+        name = "" if app is None else caller.full(app)
+        if app is None or name not in self._apps:
+            known = [caller.shown(each) for each in self._apps if caller.sees(each)]
+            missing = "must be given" if app is None else f"is not configured; {suggestion(app, known)}"
             raise Refused(400, f"The query's app {missing}.")
         after, limit = page_bounds(request, self._limits)
-        dead = await self._receipts.invalid_tokens(app, after, limit)
+        dead = await self._receipts.invalid_tokens(name, after, limit)
         return json_response(DeadTokens(dead.tokens, str(dead.cursor)))
 
 
@@ -129,11 +159,11 @@ def page_bounds(request: web.Request, limits: Limits) -> tuple[int, int]:
     return int(after), int(limit)
 
 
-def _job_id(request: web.Request) -> str:
-    job_id = request.match_info["id"]
-    if not _JOB_ID.fullmatch(job_id):
-        raise Refused(404, _NO_JOB)
-    return job_id
+def _shown(receipts: list[Receipt], caller: Principal) -> list[Receipt]:
+    """Receipts with their apps as the caller calls them."""
+    if all(caller.shown(app) == app for app in {receipt.app for receipt in receipts}):
+        return receipts
+    return [msgspec.structs.replace(receipt, app=caller.shown(receipt.app)) for receipt in receipts]
 
 
 def json_response(document: msgspec.Struct, status: int = 200) -> web.Response:

@@ -9,9 +9,11 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
+from gateway.access.guard import Guarded, needs, principal
+from gateway.access.principal import Principal, Scope
 from gateway.ingest.answers import ParkedContents, ParkedDelivery, ParkedPage, ParkedReport
 from gateway.ingest.limits import Limits
-from gateway.ingest.lookup import json_response, page_bounds
+from gateway.ingest.lookup import Audit, json_response, page_bounds
 from gateway.ingest.problem import Refused
 from gateway.model import INDEX_DIGITS, Lane, State, delivery_prefix, split_delivery_id
 from gateway.queue.base import Parked, ParkedBatch, Queue
@@ -32,55 +34,64 @@ _NOT_PARKED = (
 class Parking:
     """The routes under `/v1/parked`."""
 
-    def __init__(self, queue: Queue, limits: Limits) -> None:
+    def __init__(self, queue: Queue, audit: Audit, limits: Limits) -> None:
         self._queue = queue
+        self._audit = audit
         self._limits = limits
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
+    def routes(self) -> list[Guarded]:
+        return needs(
+            Scope.OPERATE,
             web.get("/v1/parked", self._list),
             web.get("/v1/parked/{id}", self._show),
             web.post("/v1/parked/{id}/replay", self._replay),
             web.delete("/v1/parked/{id}", self._purge),
-        ]
+        )
 
     async def _list(self, request: web.Request) -> web.Response:
-        after, limit = page_bounds(request, self._limits)
-        parked = await self._queue.parked(after, limit)
+        (after, limit), caller = page_bounds(request, self._limits), principal(request)
+        parked = await self._queue.parked(after, limit, caller.sees)
         cursor = parked[-1].sequence if parked else after
-        return json_response(ParkedPage([_report(each) for each in parked], str(cursor)))
+        return json_response(ParkedPage([_report(each, caller) for each in parked], str(cursor)))
 
     async def _show(self, request: web.Request) -> web.Response:
-        return json_response(_contents(await self._find(request)))
+        return json_response(_contents(await self._find(request), principal(request)))
 
     async def _replay(self, request: web.Request) -> web.Response:
-        found = await self._find(request)
-        if not await self._queue.replay(found.parked.batch_id):
+        report = await self._decided(request, "parked.replay")
+        if not await self._queue.replay(UUID(report.id).bytes):
             raise Refused(404, _NOT_PARKED)
-        return json_response(_report(found.parked), status=202)
+        return json_response(report, status=202)
 
     async def _purge(self, request: web.Request) -> web.Response:
-        found = await self._find(request)
-        if not await self._queue.purge(found.parked.batch_id, time.time()):
+        report = await self._decided(request, "parked.purge")
+        if not await self._queue.purge(UUID(report.id).bytes, time.time()):
             raise Refused(404, _NOT_PARKED)
-        return json_response(_report(found.parked))
+        return json_response(report)
+
+    async def _decided(self, request: web.Request, action: str) -> ParkedReport:
+        """The batch that something is about to be done to, after it is kept who does it."""
+        found, caller = await self._find(request), principal(request)
+        report = _report(found.parked, caller)
+        await self._audit.record(caller.actor, action, report.id, {"job": report.job, "app": report.app})
+        return report
 
     async def _find(self, request: web.Request) -> ParkedBatch:
         try:
             batch_id, _ = split_delivery_id(request.match_info["id"])
         except ValueError:
             raise Refused(404, _NOT_PARKED) from None
-        found = await self._queue.parked_batch(batch_id)
+        found = await self._queue.parked_batch(batch_id, principal(request).sees)
         if found is None:
             raise Refused(404, _NOT_PARKED)
         return found
 
 
-def _report(parked: Parked) -> ParkedReport:
+def _report(parked: Parked, caller: Principal) -> ParkedReport:
     return ParkedReport(
         id=str(UUID(bytes=parked.batch_id)),
         job=parked.job_id,
-        app=parked.route.app,
+        app=caller.shown(parked.route.app),
         provider=parked.route.provider,
         origin=parked.route.origin,
         class_="transactional" if parked.lane is Lane.TRANSACTIONAL else "promotional",
@@ -91,12 +102,12 @@ def _report(parked: Parked) -> ParkedReport:
     )
 
 
-def _contents(found: ParkedBatch) -> ParkedContents:
+def _contents(found: ParkedBatch, caller: Principal) -> ParkedContents:
     job, targets = found.job, found.columns[0].split(b"\n")
     prefix = delivery_prefix(found.parked.batch_id)
     left = [index for index, state in enumerate(found.states) if state in (State.PENDING, State.SENT)]
     return ParkedContents(
-        batch=_report(found.parked),
+        batch=_report(found.parked, caller),
         campaign=job.campaign,
         created_at=job.created_at,
         expires_at=job.expires_at,

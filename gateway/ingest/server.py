@@ -9,12 +9,14 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from gateway.access.guard import Denied, Forbidden, Gate, Guarded, Unauthenticated, for_anybody, needs, principal
+from gateway.access.principal import Scope
 from gateway.ingest import openapi
 from gateway.ingest.body import Body, too_large
 from gateway.ingest.door import Door
 from gateway.ingest.intake import Answer, Apps, Intake, Meter
 from gateway.ingest.limits import KIB, Limits
-from gateway.ingest.lookup import Lookup, Receipts
+from gateway.ingest.lookup import Audit, Lookup, Receipts
 from gateway.ingest.media import JSON, NDJSON, content_type
 from gateway.ingest.overload import Overload, unstored
 from gateway.ingest.parking import Parking
@@ -40,6 +42,7 @@ class Ingest:
         queue: where jobs go.
         receipts: where is read what became of them.
         meter: where recipients are counted.
+        audit: where is kept who took jobs back or decided about parked batches.
     """
 
     def __init__(
@@ -50,22 +53,23 @@ class Ingest:
         queue: Queue,
         receipts: Receipts,
         meter: Meter,
+        audit: Audit,
         limits: Limits = Limits(),
     ) -> None:
         self._intake = Intake(apps, providers, queue, meter, limits)
-        self._lookup = Lookup(apps, queue, receipts, limits)
-        self._parking = Parking(queue, limits)
+        self._lookup = Lookup(apps, queue, receipts, audit, limits)
+        self._parking = Parking(queue, audit, limits)
         self._limits = limits
         self._overload = Overload(limits.free)
         self.door = Door()
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Guarded]:
         """All of `/v1`, and the description of it."""
         return [
-            web.post("/v1/jobs", self._submit),
+            *needs(Scope.SEND, web.post("/v1/jobs", self._submit)),
             *self._lookup.routes(),
             *self._parking.routes(),
-            web.get("/openapi.json", _openapi),
+            *for_anybody(web.get("/openapi.json", _openapi)),
         ]
 
     async def _submit(self, request: web.Request) -> web.Response:
@@ -77,7 +81,7 @@ class Ingest:
         body = Body(request.content, self._limits, hashed=key is not None)
         take = self._intake.document if kind == JSON else self._intake.stream
         with self.door.let_in(body), self._overload.heed(length), self._intake.upload() as share:
-            return _accepted(await take(body, share, key))
+            return _accepted(await take(body, share, key, principal(request)))
 
 
 async def _openapi(_request: web.Request) -> web.Response:
@@ -85,13 +89,13 @@ async def _openapi(_request: web.Request) -> web.Response:
 
 
 def application(
-    routes: Iterable[web.AbstractRouteDef], door: Door, middlewares: Sequence[Middleware] = ()
+    routes: Iterable[Guarded], gate: Gate, door: Door, middlewares: Sequence[Middleware] = ()
 ) -> web.Application:
     """An application of these routes, all of whose errors are problems. `middlewares` stand outside of that."""
     # `client_max_size` guards aiohttp's own readers, which nothing here uses.
     app = web.Application(middlewares=[*middlewares, _problems], client_max_size=64 * KIB)
     app.on_response_prepare.append(door.end_connections)
-    app.add_routes(routes)
+    app.add_routes([route.behind(gate) for route in routes])
     return app
 
 
@@ -114,6 +118,8 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         return await handler(request)
     except Refused as refused:
         return refused.response()
+    except Denied as denied:
+        return _denied(denied).response()
     except QueueError as error:
         return unstored(error).response()
     except web.HTTPMethodNotAllowed as error:
@@ -126,6 +132,19 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except Exception:
         _LOG.exception("http.failed", method=request.method)
         return Refused(500, _FAILED).response()
+
+
+def _denied(denied: Denied) -> Refused:
+    """RFC 6750, section 3."""
+    match denied:
+        case Forbidden():
+            challenge = f'Bearer realm="carillon", error="insufficient_scope", scope="{denied.scope}"'
+            return Refused(403, str(denied), headers={"WWW-Authenticate": challenge})
+        case Unauthenticated(presented=True):
+            challenge = 'Bearer realm="carillon", error="invalid_token"'
+        case _:
+            challenge = 'Bearer realm="carillon"'
+    return Refused(401, str(denied), headers={"WWW-Authenticate": challenge})
 
 
 def _accepted(answer: Answer) -> web.Response:

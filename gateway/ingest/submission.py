@@ -94,8 +94,8 @@ def read(text: bytes, kind: type[_Kind]) -> _Kind:
         raise undecoded(error, text, kind) from None
 
 
-def job(line: JobLine, now: float) -> tuple[Job, list[Problem]]:
-    """The job that was submitted, and what is wrong with it by itself."""
+def job(line: JobLine, app: str, now: float) -> tuple[Job, list[Problem]]:
+    """The job that was submitted for the app of this full name, and what is wrong with it by itself."""
     overrides = list(_overrides(line.message))
     # Even a job that is refused is stored for a moment, to find its key's former answer; such a message cannot be.
     message = Message() if overrides else line.message
@@ -104,7 +104,7 @@ def job(line: JobLine, now: float) -> tuple[Job, list[Problem]]:
     on_unknown = line.on_unknown or ("resend" if lane is Lane.TRANSACTIONAL else "report")
     made = Job(
         id=new_job_id(),
-        app=line.app,
+        app=app,
         lane=lane,
         campaign=line.campaign,
         message=message,

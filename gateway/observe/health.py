@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.exposition import choose_encoder
 
+from gateway.access.guard import Guarded, for_anybody
 from gateway.observe.metrics import Metrics
 from gateway.queue.base import Depth, QueueError
 
@@ -65,7 +66,7 @@ def routes(
     metrics: Metrics,
     depth: Callable[[], Awaitable[Depth]],
     parked: Callable[[], Awaitable[int]],
-) -> list[web.RouteDef]:
+) -> list[Guarded]:
     """`/livez`, `/readyz` and `/metrics`. `depth` and `parked`, the number of parked batches, are the queue's."""
 
     async def livez(_request: web.Request) -> web.Response:
@@ -90,7 +91,7 @@ def routes(
         body = await asyncio.to_thread(lambda: encode(metrics.registry()))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    return [web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", exposition)]
+    return for_anybody(web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", exposition))
 
 
 def count_requests(metrics: Metrics) -> Middleware:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import enum
 import sys
 from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -34,6 +34,15 @@ class QueueFull(QueueError):
 
 class LeaseLost(QueueError):
     """Another holder has the batch by now, or the job is gone: forget it."""
+
+
+Sees = Callable[[str], bool]
+"""Whether who asks may know of an app, by its full name."""
+
+
+def sees_all(_app: str) -> bool:
+    """For who looks after all apps."""
+    return True
 
 
 class NewBatch(msgspec.Struct, frozen=True):
@@ -254,15 +263,16 @@ class Queue(Protocol):
     async def depth(self) -> Depth:
         """How much work is stored."""
 
-    async def parked(self, after: int, limit: int) -> list[Parked]:
-        """Batches that were taken out of the queue because holder after holder died with them, from a cursor (0: the
-        start) on. Nobody leases them. They stay until they are replayed, purged or cancelled, or their job expires."""
+    async def parked(self, after: int, limit: int, sees: Sees = sees_all) -> list[Parked]:
+        """Batches that were taken out of the queue because holder after holder died with them, of the apps that are
+        seen, from a cursor (0: the start) on. Nobody leases them. They stay until they are replayed, purged or
+        cancelled, or their job expires."""
 
     async def parked_count(self) -> int:
         """How many there are."""
 
-    async def parked_batch(self, batch_id: bytes) -> ParkedBatch | None:
-        """One of them with what it holds; None if it is not parked."""
+    async def parked_batch(self, batch_id: bytes, sees: Sees = sees_all) -> ParkedBatch | None:
+        """One of them with what it holds; None if it is not parked, or not seen."""
 
     async def replay(self, batch_id: bytes) -> bool:
         """Put a parked batch back into the queue. One more death parks it again. False if it is not parked."""

@@ -6,13 +6,14 @@ expiry; a replay gives it back to the queue on its last chance.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any, NamedTuple
 
 import apsw
 
 from gateway.model import Lane, Route, State
 from gateway.queue import columns as column
-from gateway.queue.base import Parked
+from gateway.queue.base import Parked, Sees
 from gateway.queue.columns import Columns
 from gateway.queue.leases import Batch, batch_of, give_up
 from gateway.queue.rows import every, first, only
@@ -38,9 +39,10 @@ class Contents(NamedTuple):
     states: bytes
 
 
-def parked(db: apsw.Connection, after: int, limit: int) -> list[Parked]:
-    rows = every(db, _PARKED.format(condition="b.sequence > ? ORDER BY b.sequence LIMIT ?"), (after, limit))
-    return [_parked(row) for row in rows]
+def parked(db: apsw.Connection, after: int, limit: int, sees: Sees) -> list[Parked]:
+    rows = db.execute(_PARKED.format(condition="b.sequence > ? ORDER BY b.sequence"), (after,))
+    seen = (each for row in rows if sees((each := _parked(row)).route.app))
+    return list(islice(seen, limit))
 
 
 def count(db: apsw.Connection) -> int:
@@ -48,11 +50,10 @@ def count(db: apsw.Connection) -> int:
     return int(number)
 
 
-def contents(db: apsw.Connection, batch_id: bytes) -> Contents | None:
+def contents(db: apsw.Connection, batch_id: bytes, sees: Sees) -> Contents | None:
     row = first(db, _PARKED.format(condition="b.id = ?"), (batch_id,))
-    if row is None:
+    if row is None or not sees((batch := _parked(row)).route.app):
         return None
-    batch = _parked(row)
     return Contents(
         batch,
         *only(

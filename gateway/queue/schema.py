@@ -179,7 +179,33 @@ CREATE TABLE machine (
 INSERT INTO machine VALUES (1, x'', 0, 0);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_AUDIT = """
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    tenant TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    action TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    hash BLOB NOT NULL
+) STRICT;
+CREATE INDEX audit_tenant ON audit (tenant, number);
+CREATE TRIGGER audit_stays BEFORE UPDATE ON audit BEGIN SELECT raise(ABORT, 'the audit log is only added to'); END;
+CREATE TRIGGER audit_keeps BEFORE DELETE ON audit BEGIN SELECT raise(ABORT, 'the audit log is only added to'); END;
+
+CREATE TABLE audit_head (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    number INTEGER NOT NULL,
+    hash BLOB NOT NULL
+) STRICT;
+INSERT INTO audit_head VALUES (1, 0, zeroblob(32));
+
+UPDATE idempotency SET key = substr(key, 1, instr(key, '/') - 1) || ' ' || substr(key, instr(key, '/') + 1);
+"""
+"""Its last line: the keys of two apps cannot be the same, whatever is in an app's name or a caller's key."""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _AUDIT)
 """What leads from each schema version (SQLite's `user_version`) to the next; the first starts from an empty file."""
 
 VERSION = len(MIGRATIONS)

@@ -37,8 +37,10 @@ from gateway.queue.base import (
     QueueFull,
     Replay,
     Room,
+    Sees,
     Taker,
     Twin,
+    sees_all,
 )
 from gateway.queue.columns import Columns
 from gateway.queue.database import Database
@@ -399,14 +401,14 @@ class SqliteQueue:
 
     # --- parked batches
 
-    async def parked(self, after: int, limit: int) -> list[Parked]:
-        return await self.database.read(partial(parking.parked, after=after, limit=limit))
+    async def parked(self, after: int, limit: int, sees: Sees = sees_all) -> list[Parked]:
+        return await self.database.read(partial(parking.parked, after=after, limit=limit, sees=sees))
 
     async def parked_count(self) -> int:
         return await self.database.read(parking.count)
 
-    async def parked_batch(self, batch_id: bytes) -> ParkedBatch | None:
-        stored = await self.database.read(partial(parking.contents, batch_id=batch_id))
+    async def parked_batch(self, batch_id: bytes, sees: Sees = sees_all) -> ParkedBatch | None:
+        stored = await self.database.read(partial(parking.contents, batch_id=batch_id, sees=sees))
         if stored is None:
             return None
         parked, job, recipients, columns, states = stored

@@ -9,6 +9,7 @@ import apsw
 
 from gateway.model import INDEX_DIGITS, TERMINAL_STATES, Note, State, delivery_prefix, split_delivery_id
 from gateway.queue import uploads
+from gateway.queue.base import Sees, sees_all
 from gateway.queue.columns import Columns, decode_indexes
 from gateway.queue.database import Database
 from gateway.queue.rows import every, first, only
@@ -44,6 +45,7 @@ _FEED = _BATCH.format(
 )
 _FEED_OF_JOB = _FEED.format(of_job="AND f.job = :job")
 _FEED_OF_ALL = _FEED.format(of_job="")
+_OWNER = "SELECT j.app FROM batches b JOIN jobs j ON j.number = b.job WHERE b.id = ? AND j.state IN (?, ?)"
 _ONE_BATCH = _BATCH.format(more="", first="batches b", condition="b.id = ?")
 
 
@@ -105,6 +107,15 @@ class ReceiptStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    async def app_of(self, job_id: str) -> str | None:
+        """The full name of a job's app; None if there is no such job."""
+
+        def query(db: apsw.Connection) -> str | None:
+            row = _visible_job(db, job_id, "app")
+            return None if row is None else str(row[0])
+
+        return await self._database.read(query)
+
     async def job(self, job_id: str) -> JobStatus | None:
         """How far a job has come. A million deliveries take about 10 ms of the reader's thread."""
         return await self._database.read(lambda db: _job_status(db, job_id))
@@ -131,8 +142,9 @@ class ReceiptStore:
 
         return await self._database.read(query)
 
-    async def deliveries(self, delivery_ids: Iterable[str]) -> dict[str, Receipt]:
-        """What is known of deliveries; unknown ones are missing. Those without a receipt yet are `pending`."""
+    async def deliveries(self, delivery_ids: Iterable[str], sees: Sees = sees_all) -> dict[str, Receipt]:
+        """What is known of deliveries of the apps that are seen; others are missing. Those without a receipt yet are
+        `pending`."""
         wanted: dict[bytes, list[int]] = {}
         for delivery_id in delivery_ids:
             try:
@@ -140,7 +152,7 @@ class ReceiptStore:
             except ValueError:
                 continue
             wanted.setdefault(batch_id, []).append(index)
-        return await self._database.read(lambda db: _deliveries(db, wanted))
+        return await self._database.read(lambda db: _deliveries(db, wanted, sees))
 
     async def invalid_tokens(self, app: str, after: int, limit: int) -> InvalidTokens:
         """Targets of an app that were declared dead since a cursor (0: from the start)."""
@@ -230,11 +242,12 @@ def _feed(
     return receipts, cursor, False
 
 
-def _deliveries(db: apsw.Connection, wanted: dict[bytes, list[int]]) -> dict[str, Receipt]:
+def _deliveries(db: apsw.Connection, wanted: dict[bytes, list[int]], sees: Sees) -> dict[str, Receipt]:
     found: dict[str, Receipt] = {}
     for batch_id, indexes in wanted.items():
-        row = first(db, _ONE_BATCH + " AND j.state IN (?, ?)", (batch_id, *_VISIBLE))
-        if row is not None:
+        owner = first(db, _OWNER, (batch_id, *_VISIBLE))
+        if owner is not None and sees(owner[0]):
+            row = only(db, _ONE_BATCH, (batch_id,))
             batch = _Batch.of(row)
             known = [index for index in indexes if index < len(batch.states)]
             found.update((receipt.id, receipt) for receipt in batch.receipts(known))

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from gateway.audit.log import NO_DETAIL, Actor, Detail
 from gateway.model import INDEX_DIGITS, Job, Lane, Route, State, delivery_prefix, milliseconds_column
 from gateway.queue.base import (
     DeadTarget,
@@ -22,8 +23,10 @@ from gateway.queue.base import (
     QueueFull,
     Replay,
     Room,
+    Sees,
     Taker,
     Twin,
+    sees_all,
 )
 from gateway.queue.columns import stored_states
 from gateway.queue.sharing import Candidate, Shares
@@ -229,13 +232,13 @@ class MemoryQueue:
 
     # --- parked batches: nobody dies here
 
-    async def parked(self, after: int, limit: int) -> list[Parked]:
+    async def parked(self, after: int, limit: int, sees: Sees = sees_all) -> list[Parked]:
         return []
 
     async def parked_count(self) -> int:
         return 0
 
-    async def parked_batch(self, batch_id: bytes) -> ParkedBatch | None:
+    async def parked_batch(self, batch_id: bytes, sees: Sees = sees_all) -> ParkedBatch | None:
         return None
 
     async def replay(self, batch_id: bytes) -> bool:
@@ -283,6 +286,10 @@ class MemoryReceipts:
     def __init__(self, queue: MemoryQueue) -> None:
         self._queue = queue
 
+    async def app_of(self, job_id: str) -> str | None:
+        stored = self._visible(job_id)
+        return None if stored is None else stored.job.app
+
     async def job(self, job_id: str) -> JobStatus | None:
         stored = self._visible(job_id)
         if stored is None:
@@ -312,10 +319,10 @@ class MemoryReceipts:
         page = ended[after : after + limit]
         return Page(page, after + len(page), after + len(page) == stored.count)
 
-    async def deliveries(self, delivery_ids: Iterable[str]) -> dict[str, Receipt]:
+    async def deliveries(self, delivery_ids: Iterable[str], sees: Sees = sees_all) -> dict[str, Receipt]:
         wanted = set(delivery_ids)
-        jobs: Collection[StoredJob] = self._queue.jobs.values()
-        return {receipt.id: receipt for job in jobs if job.sealed for receipt in self._of(job) if receipt.id in wanted}
+        jobs: Collection[StoredJob] = [job for job in self._queue.jobs.values() if job.sealed and sees(job.job.app)]
+        return {receipt.id: receipt for job in jobs for receipt in self._of(job) if receipt.id in wanted}
 
     async def invalid_tokens(self, app: str, after: int, limit: int) -> InvalidTokens:
         dead = [(route, target) for (route, _), target in self._queue.dead.items() if route.app == app]
@@ -344,6 +351,16 @@ class MemoryReceipts:
             for batch in stored.batches
             for index, recipient in enumerate(batch.new.recipients.decode().split("\n"))
         ]
+
+
+class MemoryAudit:
+    """Keeps what `gateway.audit.log.AuditLog` would."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[Actor, str, str, Detail]] = []
+
+    async def record(self, actor: Actor, action: str, subject: str, detail: Detail = NO_DETAIL) -> None:
+        self.rows.append((actor, action, subject, detail))
 
 
 class Counts:

@@ -48,7 +48,7 @@ async def readiness() -> Readiness:
 async def client(queue: FakeQueue, readiness: Readiness, tmp_path: Path) -> AsyncIterator[Client]:
     metrics = Metrics(tmp_path, "worker-0", [("shop", "apns")])
     app = web.Application(middlewares=[count_requests(metrics)])
-    app.add_routes(routes(readiness, metrics, queue.depth, queue.parked_count))
+    app.add_routes([each.route for each in routes(readiness, metrics, queue.depth, queue.parked_count)])
     app.router.add_get("/v1/jobs/{id}", _job)
     async with TestClient(TestServer(app)) as client:
         yield client

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, web
 
+from gateway.access.gate import OpenGate
 from gateway.ingest.door import Door
 from gateway.ingest.limits import Limits
 from gateway.ingest.server import Ingest, application, runner
 from providers.base import Provider, ProviderSettings
 from providers.stub import provider as stub
-from tests.gateway.fakes import Counts, MemoryQueue, MemoryReceipts
+from tests.gateway.fakes import Counts, MemoryAudit, MemoryQueue, MemoryReceipts
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 HEAD = {"app": "shop", "class": "promotional", "message": {"title": "Hello"}}
@@ -38,13 +39,20 @@ class Gateway:
     """An ingest over real HTTP, with what it was given at hand."""
 
     def __init__(
-        self, session: ClientSession, address: tuple[str, int], queue: Any, counts: Counts, door: Door
+        self,
+        session: ClientSession,
+        address: tuple[str, int],
+        queue: Any,
+        counts: Counts,
+        door: Door,
+        audit: MemoryAudit,
     ) -> None:
         self.session = session
         self.address = address
         self.door = door
         self.queue = queue
         self.counts = counts
+        self.audit = audit
 
     async def post(self, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
         """Status and document that a job is answered with; bytes are sent as NDJSON."""
@@ -81,23 +89,24 @@ async def serve() -> AsyncIterator[Serve]:
         **limits: Any,
     ) -> Gateway:
         queue = MemoryQueue() if queue is None else queue
-        counts = Counts()
+        counts, audit = Counts(), MemoryAudit()
         ingest = Ingest(
             apps=apps,
             providers=providers,
             queue=queue,
             receipts=MemoryReceipts(queue) if receipts is None else receipts,
             meter=counts,
+            audit=audit,
             limits=Limits(**limits),
         )
-        server = runner(application(ingest.routes(), ingest.door))
+        server = runner(application(ingest.routes(), OpenGate(), ingest.door))
         await server.setup()
         listener = socket.create_server(("127.0.0.1", 0))
         await web.SockSite(server, listener).start()
         address = listener.getsockname()
         session = ClientSession(f"http://127.0.0.1:{address[1]}")
         running.append((session, server))
-        return Gateway(session, address, queue, counts, ingest.door)
+        return Gateway(session, address, queue, counts, ingest.door, audit)
 
     yield start
     for session, server in running:

@@ -68,7 +68,7 @@ def test_the_rate_is_that_of_sending(first: float | None, now: float, rate: floa
         first_finished_at=first,
         finished_at=None,
     )
-    report = job_report(status, now)
+    report = job_report(status, "a", now)
     assert (report.rate, report.eta, report.class_) == (rate, 100 / rate, "transactional")
 
 

@@ -9,7 +9,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from gateway.ingest import openapi
 from gateway.ingest.limits import Limits
 from gateway.ingest.server import Ingest
-from tests.gateway.fakes import Counts, MemoryQueue, MemoryReceipts
+from tests.gateway.fakes import Counts, MemoryAudit, MemoryQueue, MemoryReceipts
 from tests.gateway.ingest.conftest import APPS, PROVIDERS, Gateway
 
 
@@ -30,8 +30,9 @@ async def test_it_names_every_route() -> None:
         queue=queue,
         receipts=MemoryReceipts(queue),
         meter=Counts(),
+        audit=MemoryAudit(),
     )
-    served = {(route.path, route.method.lower()) for route in ingest.routes()}
+    served = {(guarded.route.path, guarded.route.method.lower()) for guarded in ingest.routes()}
     paths = json.loads(openapi.document())["paths"]
     described = {(path, method) for path, item in paths.items() for method in item if method != "parameters"}
     assert described == served

@@ -118,7 +118,7 @@ def _decoded(texts: Sequence[bytes], refusals: Refusals) -> Iterable[Slice]:
 
 
 def _split(line: JobLine, slices: Callable[[Refusals], Iterable[Slice]], recipients: int | None) -> None:
-    made, problems = submission.job(line, NOW)
+    made, problems = submission.job(line, line.app, NOW)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=Job) == made
     _judge(problems)
     if problems:

@@ -1,0 +1,1 @@
+"""Who may do what: tenants, their credentials, and what each lets its bearer ask for."""

@@ -1,0 +1,1 @@
+"""Who did what to the gateway: credentials, keys, cancellations, replays, settings."""
