@@ -29,7 +29,7 @@ from bench.processes import Missing, ProcessFailed, terminable
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 Provider = Literal["apns", "fcm", "webpush"]
-Sink = Literal["own", "nginx"]
+Sink = Literal["own", "nginx", "pushy"]
 Repeat = Annotated[int, typer.Option(min=1, help="Runs, each started anew; the median's report is shown.")]
 Seed = Annotated[int | None, typer.Option(help="Repeats a run's choices; each run tells its own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
@@ -51,7 +51,9 @@ def throughput_command(
     errors: Annotated[
         bool, typer.Option("--errors", help="Against the same with 5 % dead, 5 % throttled, 2 % unavailable.")
     ] = False,
-    sink: Annotated[Sink, typer.Option(help="Who answers: our fast simulator, or nginx.")] = "own",
+    sink: Annotated[
+        Sink, typer.Option(help="Who answers: our fast simulator, nginx, or pushy's benchmark server.")
+    ] = "own",
     repeat: Repeat = 1,
     json: Json = False,
 ) -> None:

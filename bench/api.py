@@ -36,6 +36,11 @@ class Api:
         except (aiohttp.ClientError, TimeoutError):
             return False
 
+    async def readiness(self) -> str:
+        """What `/readyz` says, as text."""
+        async with self._session.get(f"{self.url}/readyz") as response:
+            return await response.text()
+
     async def submit(self, chunks: Iterable[bytes], key: str | None = None) -> dict[str, Any]:
         """Upload a job as NDJSON and return the answer.
 

@@ -101,6 +101,12 @@ RUNS = (
         "throughput --provider apns --sink nginx --count 60000",
     ),
     Run(
+        "pushy",
+        "APNs again, with pushy's benchmark server answering",
+        "throughput --provider apns --sink pushy --count 300000 --repeat 3",
+        "throughput --provider apns --sink pushy --count 60000",
+    ),
+    Run(
         "fcm",
         "FCM: 100 streams a connection, a message name kept for each",
         "throughput --provider fcm --count 300000 --repeat 5",

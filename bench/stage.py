@@ -14,7 +14,7 @@ import aiohttp
 from bench.api import DEADLINES, Api
 from bench.campaign import Recipients, chunks, job, recipients
 from bench.ledger import Ledger
-from bench.processes import Child
+from bench.processes import Child, ProcessFailed
 from bench.world import World
 
 JOB_SIZE = 100_000
@@ -22,6 +22,8 @@ WARM_UP = 20_000
 POLL = 0.05
 PATIENCE = 0.02
 """Of the time waited so far: how much later than the end it may notice it."""
+STALLED = 60.0
+"""Seconds without a receipt after which nobody waits for the next one."""
 MOST_WARM_UPS = 20
 """To reach the connections asked for; a gateway that is busy with fewer opens no more."""
 
@@ -122,11 +124,21 @@ class Stage:
         return jobs
 
     async def finish(self, jobs: list[str]) -> None:
-        """Wait until all receipts are stored. Asks less often the longer it takes: an answer costs the gateway."""
-        began = time.monotonic()
+        """Wait until all receipts are stored. Asks less often the longer it takes: an answer costs the gateway.
+
+        Raises:
+            ProcessFailed: there was none for `STALLED` seconds.
+        """
+        began = moved = time.monotonic()
+        counts = None
         for job_id in jobs:
-            while not (await self.api.job(job_id))["finished"]:
-                await asyncio.sleep(max(POLL, (time.monotonic() - began) * PATIENCE))
+            while not (status := await self.api.job(job_id))["finished"]:
+                now = time.monotonic()
+                if status["counts"] != counts:
+                    counts, moved = status["counts"], now
+                elif now - moved > STALLED:
+                    raise ProcessFailed(f"no receipt for {STALLED:g} s; the gateway says: {await self.api.readiness()}")
+                await asyncio.sleep(max(POLL, (now - began) * PATIENCE))
 
     async def enter_receipts(self, jobs: list[str]) -> list[float]:
         """Enter all receipts into the ledger; from acceptance to answer, in milliseconds."""

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from bench import report
 from bench.nginx import Nginx
 from bench.processes import Child
+from bench.pushy_server import PushyServer
 from bench.simulators import Script
 from bench.stage import Measured, Stage, stage
 from bench.world import World, cpus, free_port
@@ -29,6 +30,8 @@ APPLE_CONNECTIONS = 30
 """What 100,000 a second of 270 bytes need where a connection carries 65,535 bytes a round trip of 40 ms."""
 ERRORS = {"unregistered": 0.05, "throttled": 0.05, "unavailable": 0.02}
 CURVES_SECONDS = 1.0
+SINKS = {"nginx": Nginx, "pushy": PushyServer}
+"""Other people's servers, which know APNs alone and answer 200 to everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,12 @@ class Scenario:
     """Most of a worker; None leaves it to the provider, or to `APPLE_CONNECTIONS` under Apple's manners."""
     errors: bool = False
     """Counts a second campaign as well, of which the sink refuses what `ERRORS` says, and compares the two."""
-    sink: Literal["own", "nginx"] = "own"
-    """Who answers: the fast simulator, or a web server of others'. nginx knows APNs alone."""
+    sink: Literal["own", "nginx", "pushy"] = "own"
+    """Who answers: the fast simulator, or one of `SINKS`."""
 
     def __post_init__(self) -> None:
-        if self.sink == "nginx" and (self.provider != "apns" or self.errors or self.profile):
-            raise ValueError("nginx answers 200 to everything: it goes with --provider apns and without manners")
+        if self.sink in SINKS and (self.provider != "apns" or self.errors or self.profile):
+            raise ValueError(f"{self.sink} answers 200 to everything: it goes with --provider apns, without manners")
         if self.errors and self.provider != "apns":
             raise ValueError("the mix of errors is one of APNs: elsewhere a throttled answer stops the whole project")
 
@@ -94,8 +97,8 @@ def world(
 
 
 def _run_once(scenario: Scenario) -> dict[str, Any]:
-    if scenario.sink == "nginx":
-        return _run_against_nginx(scenario)
+    if scenario.sink in SINKS:
+        return _run_against_others(scenario)
     floors = [_curves()] if scenario.provider == "webpush" else []
     with world(scenario) as running:
         result = asyncio.run(_run(scenario, running))
@@ -107,12 +110,12 @@ def _run_once(scenario: Scenario) -> dict[str, Any]:
     return result
 
 
-def _run_against_nginx(scenario: Scenario) -> dict[str, Any]:
+def _run_against_others(scenario: Scenario) -> dict[str, Any]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carillon-")))
-        nginx = stack.enter_context(Nginx(folder, free_port(), cpus()[1]))
-        running = stack.enter_context(world(scenario, folder=folder, endpoint=nginx.origin))
-        return asyncio.run(_run(scenario, running, nginx))
+        sink = stack.enter_context(SINKS[scenario.sink](folder, free_port(), cpus()[1]))
+        running = stack.enter_context(world(scenario, folder=folder, endpoint=sink.origin))
+        return asyncio.run(_run(scenario, running, sink))
 
 
 def _curves() -> float:
@@ -126,8 +129,8 @@ def _curves() -> float:
             child.stop()
 
 
-async def _run(scenario: Scenario, running: World, nginx: Nginx | None = None) -> dict[str, Any]:
-    async with stage(running, scenario.provider, nginx.process if nginx else None) as at:
+async def _run(scenario: Scenario, running: World, sink: Nginx | PushyServer | None = None) -> dict[str, Any]:
+    async with stage(running, scenario.provider, sink.process if sink else None) as at:
         jobs = await at.warm_up(scenario.count, scenario.limit or 1)
         counted = await at.measure(at.recipients(scenario.count))
         extra: dict[str, Any] = {}
@@ -139,10 +142,10 @@ async def _run(scenario: Scenario, running: World, nginx: Nginx | None = None) -
         extra["connections"] = await at.connections()
         await at.enter_receipts(jobs)
         latencies = await at.enter_receipts(counted.jobs)
-    if nginx is not None:
+    if sink is not None:
         running.gateway.stop()
-        nginx.process.stop()
-        at.ledger.taken(nginx.taken())
+        sink.process.stop()
+        at.ledger.taken(sink.taken())
     running.enter_taken(at.ledger)
     return _report(scenario, counted, latencies, at, extra)
 

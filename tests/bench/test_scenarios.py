@@ -45,7 +45,7 @@ def test_what_is_not_installed_is_named_with_how_to_get_it(monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"provider": "fcm", "sink": "nginx"}, {"provider": "webpush", "errors": True}, {"sink": "nginx", "errors": True}],
+    [{"provider": "fcm", "sink": "nginx"}, {"provider": "webpush", "errors": True}, {"sink": "pushy", "errors": True}],
 )
 def test_combinations_that_mean_nothing_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"goes with|is one of"):
