@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ APPLE_CONNECTIONS = 30
 """What 100,000 a second of 270 bytes need where a connection carries 65,535 bytes a round trip of 40 ms."""
 ERRORS = {"unregistered": 0.05, "throttled": 0.05, "unavailable": 0.02}
 CURVES_SECONDS = 1.0
-SINKS = {"nginx": Nginx, "pushy": PushyServer}
+SINKS: Mapping[str, Callable[[Path, int, int | None], Nginx | PushyServer]] = {"nginx": Nginx, "pushy": PushyServer}
 """Other people's servers, which know APNs alone and answer 200 to everything."""
 
 
