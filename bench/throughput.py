@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -112,11 +111,13 @@ def _run_once(scenario: Scenario) -> dict[str, Any]:
 
 
 def _run_against_others(scenario: Scenario) -> dict[str, Any]:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carillon-")))
-        sink = stack.enter_context(SINKS[scenario.sink](folder, free_port(), cpus()[1]))
-        running = stack.enter_context(world(scenario, folder=folder, endpoint=sink.origin))
-        return asyncio.run(_run(scenario, running, sink))
+    with tempfile.TemporaryDirectory(prefix="carillon-") as name:
+        folder = Path(name)
+        with (
+            SINKS[scenario.sink](folder, free_port(), cpus()[1]) as sink,
+            world(scenario, folder=folder, endpoint=sink.origin) as running,
+        ):
+            return asyncio.run(_run(scenario, running, sink))
 
 
 def _curves() -> float:
