@@ -224,6 +224,10 @@ class ProviderSettings(BaseModel):
     connections: int | None = None
     """Most connections a worker opens to one host; None takes the provider's `default_connections`."""
 
+    def names(self, origin: str) -> bool:
+        """Whether these settings name an origin that a target brought: otherwise a stranger chose it."""
+        return origin == self.endpoint
+
 
 class Provider(Protocol):
     """A push service. One instance per process, stateless."""

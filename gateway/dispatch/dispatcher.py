@@ -26,6 +26,7 @@ from gateway.dispatch.sender import Sender
 from gateway.dispatch.skew import Skew
 from gateway.dispatch.standing import Standing
 from gateway.dispatch.turns import Turns
+from gateway.egress.guard import Guard
 from gateway.http2.connection import Source
 from gateway.http2.pool import Address, Pool, tls_context
 from gateway.model import Job, Lane, Route, State
@@ -110,6 +111,7 @@ class Dispatcher:
             key: _Way(block, tls_context(block.ca_file, self._credential(*key).client_certificate))
             for key, block in settings.blocks().items()
         }
+        self._guard = Guard()
         self._exchanges = Exchanges(
             (
                 (f"{app}/{name}", credential, self._ways[app, name].tls)
@@ -379,6 +381,7 @@ class Dispatcher:
         return sender
 
     def _pool(self, sender: Sender, way: _Way, source: Source, limit: int) -> Pool:
+        ours = not sender.route.origin or way.settings.names(sender.route.origin)
         return Pool(
             Address.of(sender.origin),
             way.tls,
@@ -387,6 +390,7 @@ class Dispatcher:
             limit=limit,
             request_timeout=self._settings.dispatch.request_timeout,
             connect_timeout=self._settings.dispatch.connect_timeout,
+            guard=None if ours else self._guard,
             busy=self._busy,
             jitter=self._jitter,
         )

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+from gateway.egress.guard import Forbidden, Guard
 from gateway.http2.connection import Connection, Source
 from gateway.http2.frames import ErrorCode, error_name
 
@@ -53,7 +54,7 @@ class Address(NamedTuple):
 class DialFailure(NamedTuple):
     """Why no connection came about."""
 
-    kind: Literal["refused", "timeout", "tls", "alpn", "closed"]
+    kind: Literal["refused", "timeout", "tls", "alpn", "closed", "forbidden"]
     detail: str
 
 
@@ -89,10 +90,14 @@ class Pool:
         limit: int,
         request_timeout: float,
         connect_timeout: float,
+        guard: Guard | None = None,
         busy: Callable[[], float] = lambda: 0.0,
         jitter: random.Random | None = None,
     ) -> None:
-        """`busy` says which share of its core this process uses: more connections would not help a busy one."""
+        """`guard` is for an origin that a stranger named.
+
+        `busy` says which share of its core this process uses: more connections would not help a busy one.
+        """
         self._address = address
         self._tls = tls
         self._source = source
@@ -100,6 +105,7 @@ class Pool:
         self._limit = limit
         self._request_timeout = request_timeout
         self._connect_timeout = connect_timeout
+        self._guard = guard
         self._busy = busy
         self._jitter = jitter or random.Random()
         self._loop = asyncio.get_running_loop()
@@ -200,19 +206,7 @@ class Pool:
         failure: DialFailure | None
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await self._loop.create_connection(
-                    lambda: Connection(
-                        self._source,
-                        request_timeout=self._request_timeout,
-                        on_answer=self._answered,
-                        on_change=self._changed,
-                        number=number,
-                    ),
-                    self._address.host,
-                    self._address.port,
-                    ssl=self._tls,
-                    ssl_shutdown_timeout=CLOSE_DEADLINE,
-                )
+                connection = await self._open(number)
         except TimeoutError:
             failure = DialFailure("timeout", f"no connection within {self._connect_timeout:g} s")
         except ssl.SSLCertVerificationError as error:
@@ -220,6 +214,8 @@ class Pool:
         except ssl.SSLError as error:
             reason = getattr(error, "reason", None) or error.strerror  # those that Python raises itself have no reason
             failure = DialFailure("tls", f"the TLS handshake failed: {reason}")
+        except Forbidden as error:
+            failure = DialFailure("forbidden", str(error))
         except OSError as error:
             failure = DialFailure("refused", error.strerror or "the connection was refused or reset")
         except ValueError:  # of the IDNA codec, among others
@@ -231,6 +227,32 @@ class Pool:
         self._listener.dialled(failure)
         if failure is not None:
             self._back_off(failure)
+
+    async def _open(self, number: int) -> Connection:
+        def connection() -> Connection:
+            return Connection(
+                self._source,
+                request_timeout=self._request_timeout,
+                on_answer=self._answered,
+                on_change=self._changed,
+                number=number,
+            )
+
+        host, port = self._address
+        if self._guard is None:
+            _, opened = await self._loop.create_connection(
+                connection, host, port, ssl=self._tls, ssl_shutdown_timeout=CLOSE_DEADLINE
+            )
+            return opened
+        sock = await self._guard.connect(host, port)
+        try:
+            _, opened = await self._loop.create_connection(
+                connection, sock=sock, server_hostname=host, ssl=self._tls, ssl_shutdown_timeout=CLOSE_DEADLINE
+            )
+        except BaseException:
+            sock.close()  # where no transport took it
+            raise
+        return opened
 
     def _count_dial(self, now: float) -> None:
         self._dials.append(now)

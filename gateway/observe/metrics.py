@@ -245,6 +245,7 @@ class Handshake(StrEnum):
     TLS = "tls"
     ALPN = "alpn"
     CLOSED = "closed"
+    FORBIDDEN = "forbidden"
 
 
 class Cause(StrEnum):

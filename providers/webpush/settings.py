@@ -32,8 +32,11 @@ class WebPushSettings(ProviderSettings):
     """Whom a push service may write to about these pushes: `mailto:ops@shop.com` or an `https://` address."""
     allowed_hosts: tuple[str, ...] = HOSTS
     """Push services that subscriptions may name; a name includes all hosts below it. Replaces the browsers' own."""
+    allow_any_public: bool = False
+    """Subscriptions may name any host of the public internet: what leads elsewhere is still not connected to."""
     endpoints: tuple[Origin, ...] = ()
-    """Further origins that are allowed as they are, with their port, such as simulators. `endpoint` is one of them."""
+    """Further origins that are allowed as they are, with their port, such as simulators, or a push service inside the
+    company: what they lead to is not checked. `endpoint` is one of them."""
 
     @field_validator("subject")
     @classmethod
@@ -53,6 +56,9 @@ class WebPushSettings(ProviderSettings):
                     f"{host!r} is no host name; give names such as push.example.com, without scheme or port"
                 )
         return tuple(host.lower() for host in hosts)
+
+    def names(self, origin: str) -> bool:
+        return origin in {named.lower() for named in self.origins}
 
     @property
     def origins(self) -> frozenset[str]:

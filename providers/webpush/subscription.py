@@ -1,7 +1,8 @@
 """Subscriptions: attacker-chosen text until it has passed here (webpush.md, sections 5 and 8).
 
 An endpoint is a place that this machine will post to, so its host has to be one of the push services that the app
-allows, and it is taken apart once: what is checked here is what is connected to later.
+allows, and it is taken apart once: what is checked here is what is connected to later. Where the name leads is checked
+when it is connected to (`ProviderSettings.names`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from binascii import a2b_base64
 from collections.abc import Sequence
 
 from providers.base import Recipient, Subscription, Targets
+from providers.hosts import is_name, is_public_name
 from providers.webpush.settings import WebPushSettings
 
 LONGEST_ENDPOINT = 4096
@@ -21,7 +23,6 @@ SECRET = 16
 
 # Visible ASCII only; no userinfo, no fragment, and no backslash, which parsers disagree about.
 _ENDPOINT = re.compile(r"(?i:https)://([A-Za-z0-9.:\[\]-]+)(/[!-\x22$-\[\]-~]*)")
-_HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _BASE64URL = re.compile(rb"[A-Za-z0-9_-]+")
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
@@ -34,6 +35,7 @@ NO_SUBSCRIPTION = "subscription: is missing; a webpush recipient has one instead
 BAD_ENDPOINT = "subscription.endpoint: has to be an https:// address of at most 4096 visible ASCII characters"
 GONE = "subscription.endpoint: the browser has removed this subscription"
 BAD_HOST = "subscription.endpoint: its host is not one of the push services in allowed_hosts"
+NOT_PUBLIC = "subscription.endpoint: its host has to have a name in the public DNS"
 BAD_PORT = "subscription.endpoint: has to be on port 443"
 BAD_P256DH = "subscription.keys.p256dh: has to be an uncompressed point on P-256, 65 bytes in base64url"
 BAD_AUTH = "subscription.keys.auth: has to be 16 bytes in base64url"
@@ -83,6 +85,7 @@ class _Hosts:
     def __init__(self, settings: WebPushSettings) -> None:
         self._origins = {origin.lower() for origin in settings.origins}
         self._allowed = frozenset(settings.allowed_hosts)
+        self._any_public = settings.allow_any_public
         self._known: dict[str, str | Refused] = {}
 
     def origin(self, authority: str) -> str:
@@ -107,12 +110,13 @@ class _Hosts:
             return Refused(BAD_PORT)
         if host.endswith(".invalid"):
             return Refused(GONE)
-        # A last label that starts with a letter is no part of an IP address in any notation.
-        if len(host) > 253 or not _HOST.fullmatch(host) or not self._is_allowed(host):
+        if is_name(host) and self._is_listed(host):
+            return f"https://{host}"
+        if not self._any_public:
             return Refused(BAD_HOST)
-        return f"https://{host}"
+        return f"https://{host}" if is_public_name(host) else Refused(NOT_PUBLIC)
 
-    def _is_allowed(self, host: str) -> bool:
+    def _is_listed(self, host: str) -> bool:
         labels = host.split(".")
         return any(".".join(labels[start:]) in self._allowed for start in range(len(labels)))
 

@@ -24,6 +24,7 @@ from providers.webpush.encryption import LONGEST_BODY, LONGEST_PLAINTEXT, encryp
 from providers.webpush.response import Service
 from providers.webpush.settings import WebPushSettings
 from tests.providers import material
+from tests.providers.hostile_endpoints import NEVER, NOT_LISTED
 from tests.providers.material import EC_KEY, NOW, b64, delivery_id, pem, point, unb64, written
 
 # What a browser does, written from RFC 8291 and 8188 alone
@@ -215,6 +216,37 @@ def test_other_endpoints_are_refused_alone_and_not_quoted(endpoint: str) -> None
     assert found.origins == ["https://fcm.googleapis.com", "", "https://fcm.googleapis.com"]
     assert found.columns[0] == [b"/a", b"", b"/b"]
     assert "evil" not in found.refused[1]
+
+
+ANY_PUBLIC = SETTINGS.model_copy(update={"allow_any_public": True})
+
+
+@pytest.mark.parametrize("endpoint", [*NEVER, *NOT_LISTED])
+def test_hostile_endpoints_are_refused(endpoint: str) -> None:
+    """More than two hundred of them; where a name leads is asked again when it is connected to."""
+    assert list(targets(endpoint).refused) == [0]
+
+
+@pytest.mark.parametrize("endpoint", NEVER)
+def test_hostile_endpoints_are_refused_where_any_public_host_is_allowed(endpoint: str) -> None:
+    assert list(targets(endpoint, settings=ANY_PUBLIC).refused) == [0]
+
+
+def test_there_are_as_many_of_them_as_promised() -> None:
+    assert len({*NEVER, *NOT_LISTED}) >= 200
+
+
+@pytest.mark.parametrize("endpoint", NOT_LISTED)
+def test_any_public_host_can_be_allowed(endpoint: str) -> None:
+    found = targets(endpoint, settings=ANY_PUBLIC)
+    assert found.refused == {}
+    assert not ANY_PUBLIC.names(found.origins[0]), "it is a stranger's choice"
+
+
+def test_the_operators_own_origins_are_told_from_a_strangers() -> None:
+    """What the settings name is connected to wherever it is; all else goes by what its address is."""
+    found = targets("https://LOCALHOST:8443/x", "https://127.0.0.1:9999/x", "https://fcm.googleapis.com/x")
+    assert [SETTINGS.names(origin) for origin in found.origins] == [True, True, False]
 
 
 def test_removed_subscriptions_are_called_removed() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gateway.settings import Settings
 from tests.providers.material import EC_KEY, pem, service_account, written
+from tests.simulation.services import WEB
 
 
 def settings_in(folder: Path, **dispatch: object) -> Settings:
@@ -19,7 +20,12 @@ def settings_in(folder: Path, **dispatch: object) -> Settings:
             "shop": {  # type: ignore[dict-item]
                 "apns": {"team_id": "TEAMID1234", "key_id": "KEYID12345", "key_file": key, "topic": "com.example.shop"},
                 "fcm": {"service_account_file": service_account(folder / "account.json")},
-                "webpush": {"vapid_key_file": key, "subject": "mailto:ops@shop.com"},
+                "webpush": {
+                    "vapid_key_file": key,
+                    "subject": "mailto:ops@shop.com",
+                    # Named here, so that nobody asks the world outside where they are.
+                    "endpoints": [f"https://{host}" for host in WEB],
+                },
             }
         },
     )

@@ -15,9 +15,11 @@ import pytest
 import trustme
 
 from bench.simulators import Certificates, Credentials, Options, Rule, Script, Simulator, start
+from gateway.egress.guard import Guard
 from gateway.http2.pool import Address, Pool, tls_context
 from gateway.http2.single import RequestFailed, post
 from providers.base import Exchange, Head
+from tests.gateway.egress.resolving import Resolver
 from tests.gateway.http2.requests import Source
 from tests.gateway.virtual import until
 
@@ -77,15 +79,24 @@ class Pushes(Source):
         return requests._replace(head=self.head, fields=(paths,), bodies=bodies)
 
 
-def pool_of(source: Source, simulator: Simulator, certificates: Certificates, *, timeout: float = 5.0) -> Pool:
+def pool_of(
+    source: Source,
+    simulator: Simulator,
+    certificates: Certificates,
+    *,
+    timeout: float = 5.0,
+    guard: Guard | None = None,
+    host: str | None = None,
+) -> Pool:
     pool = Pool(
-        Address(simulator.host, simulator.port),
+        Address(host or simulator.host, simulator.port),
         tls_context(str(certificates.ca_file)),
         source,
         source,
         limit=3,
         request_timeout=timeout,
         connect_timeout=5.0,
+        guard=guard,
     )
     pool.wake()
     return pool
@@ -115,6 +126,45 @@ async def test_everything_arrives_once(begin: Begin, certificates: Certificates,
     assert len(simulator.journal) == 3000
     await pool.close(1.0)
     assert pool.counts() == (0, 0, 0, 0)
+
+
+async def test_behind_a_guard_everything_arrives_as_well(
+    begin: Begin, certificates: Certificates, credentials: Credentials
+) -> None:
+    """The socket is connected before TLS begins, and the certificate is still that of the name."""
+    simulator, source = await begin(), Pushes(credentials, 300)
+    resolver = Resolver([simulator.host])
+    pool = pool_of(
+        source,
+        simulator,
+        certificates,
+        host="localhost",
+        guard=Guard(resolver, lambda address: address == simulator.host),
+    )
+    await turn(pool, lambda: source.done == 300)
+    assert len(source.accepted) == 300
+    assert set(resolver.asked) == {("localhost", simulator.port)}
+    await pool.close(1.0)
+    assert pool.counts() == (0, 0, 0, 0)
+
+
+async def test_behind_a_guard_a_certificate_is_checked_by_name(
+    begin: Begin, certificates: Certificates, credentials: Credentials
+) -> None:
+    simulator, source = await begin(), Pushes(credentials, 1)
+    pool = pool_of(
+        source,
+        simulator,
+        certificates,
+        host="push.example.com",
+        guard=Guard(Resolver([simulator.host]), lambda _: True),
+    )
+    await turn(pool, lambda: source.dials)
+    failure = source.dials[0]
+    assert failure is not None
+    assert failure.kind == "tls"
+    assert "push.example.com" in failure.detail
+    await pool.close(0.0)
 
 
 async def test_bodies_larger_than_the_windows_arrive_whole(
