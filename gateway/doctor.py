@@ -25,6 +25,7 @@ from gateway.credentials import CredentialsError, CredentialStore
 from gateway.probe import ProbeFailed, Target, probe
 from gateway.settings import Settings, SettingsError, load
 from providers import PROVIDERS
+from providers.base import ClientCertificate
 
 MIB = 2**20
 LITTLE_SPACE = 1024 * MIB
@@ -192,24 +193,24 @@ class _CredentialCheck:
                 if exchange := credential.exchange(now):
                     self.targets.add(Target("/".join(exchange.url.split("/")[:3]), block.ca_file, None))
                 if credential.client_certificate:
-                    yield validity(subject, Path(credential.client_certificate[0]), now)
+                    yield validity(subject, credential.client_certificate, now)
                 yield Finding("credential", Level.OK, f"{subject}: signs as {credential.fingerprint}")
 
 
-def validity(subject: str, path: Path, now: float) -> Finding:
+def validity(subject: str, certificate: ClientCertificate, now: float) -> Finding:
     """Whether a client certificate is valid now, and for the next weeks."""
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    leaf = x509.load_pem_x509_certificate(certificate.chain.reveal())
+    begins, ends = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     if now < begins.timestamp():
         remedy = "check this machine's clock"
-        return Finding("certificate", Level.FAILED, f"{subject}: {path} is not valid before {begins:%Y-%m-%d}", remedy)
+        return Finding("certificate", Level.FAILED, f"{subject}: it is not valid before {begins:%Y-%m-%d}", remedy)
     if now > ends.timestamp():
         remedy = "have a new one issued; the service refuses this one"
-        return Finding("certificate", Level.FAILED, f"{subject}: {path} ended on {ends:%Y-%m-%d}", remedy)
+        return Finding("certificate", Level.FAILED, f"{subject}: it ended on {ends:%Y-%m-%d}", remedy)
     if ends.timestamp() - now < NEXT_WEEKS:
         remedy = "have a new one issued before that day"
-        return Finding("certificate", Level.WARNING, f"{subject}: {path} ends on {ends:%Y-%m-%d}", remedy)
-    return Finding("certificate", Level.OK, f"{subject}: {path} is valid until {ends:%Y-%m-%d}")
+        return Finding("certificate", Level.WARNING, f"{subject}: it ends on {ends:%Y-%m-%d}", remedy)
+    return Finding("certificate", Level.OK, f"{subject}: it is valid until {ends:%Y-%m-%d}")
 
 
 def network(targets: set[Target], timeout: float) -> Iterator[Finding]:

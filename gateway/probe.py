@@ -15,6 +15,9 @@ from h2.connection import H2Connection
 from h2.events import ResponseReceived
 from h2.exceptions import ProtocolError
 
+from gateway.http2.pool import tls_context
+from providers.base import ClientCertificate
+
 READS = 16
 """Reads until the head of the answer to one request has to be there."""
 
@@ -25,7 +28,7 @@ class Target(NamedTuple):
     origin: str
     """`https://host[:port]`"""
     ca_file: str | None = None
-    client_certificate: tuple[str, str] | None = None
+    client_certificate: ClientCertificate | None = None
 
 
 class Reached(NamedTuple):
@@ -71,14 +74,9 @@ def probe(target: Target, timeout: float) -> Reached:
 
 def _context(target: Target) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=target.ca_file)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["h2"])
-        if target.client_certificate is not None:
-            context.load_cert_chain(*target.client_certificate)
+        return tls_context(target.ca_file, target.client_certificate)
     except OSError as error:  # ssl.SSLError is one
         raise ProbeFailed(f"ca_file or certificate cannot be used: {error.strerror}", "name PEM files") from None
-    return context
 
 
 def _connected(host: str, port: int, timeout: float) -> socket.socket:

@@ -13,8 +13,9 @@ and it brings a `Credential`, which signs requests. Time always comes in as an a
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+import hmac
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Never, Protocol
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
@@ -189,13 +190,52 @@ class Exchange(NamedTuple):
     body: bytes
 
 
+class Secret:
+    """Bytes that are shown to nobody by accident: no repr, no pickle, compared in constant time."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+
+    def reveal(self) -> bytes:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._value, other._value)
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a secret does not leave its process")
+
+
+Material = Mapping[str, Secret]
+"""What a credential is made of, by the names of `Provider.material`: keys, certificates, and who they belong to."""
+
+
+class ClientCertificate(NamedTuple):
+    """What mutual TLS shows, PEM."""
+
+    chain: Secret
+    key: Secret
+
+
 class Credential(Protocol):
     """What signs an app's requests. Holds secrets: its repr shows only `fingerprint`."""
 
     fingerprint: str
     """Short, stable, not secret: for logs, metrics and pool keys."""
-    client_certificate: tuple[str, str] | None
-    """Paths of certificate chain and key (PEM) for mutual TLS."""
+    key_id: str
+    """What the service calls it, for people to tell keys apart; "" where it has no name."""
+    expires_at: float | None
+    """UNIX seconds after which the service refuses it; None where that is never, or nobody knows."""
+    client_certificate: ClientCertificate | None
+    """For mutual TLS."""
 
     def headers(self, origin: str, now: float) -> Headers | None:
         """Header fields that sign a request to `origin`, or None while an exchange has to come first."""
@@ -259,9 +299,21 @@ class Provider(Protocol):
     def farewell(self, debug: bytes) -> Outcome | None:
         """What the debug data of a GOAWAY means for the route (RFC 9113, section 6.8); None where it means nothing."""
 
-    def credential(self, settings: ProviderSettings) -> Credential:
-        """Load and check the app's credential from its files.
+    parts: frozenset[str]
+    """What a credential's material may hold."""
+
+    def credential(self, settings: ProviderSettings, material: Material | None = None) -> Credential:
+        """Check and load a credential of the app: of this material, or else of the files that the settings name.
 
         Raises:
-            ValueError: naming the field or file that is wrong and what to do, without any secret.
+            ValueError: naming the field, part or file that is wrong and what to do, without any secret.
         """
+
+    def probe(self, settings: ProviderSettings, credential: Credential, now: float) -> Exchange | None:
+        """A signed request that reaches nobody and whose answer tells whether the service takes the credential.
+
+        None where no request tells, and the material's own check has to do. `credential.headers` has to be there.
+        """
+
+    def proof(self, status: int, headers: Headers, body: bytes, now: float) -> Outcome:
+        """What the answer to `probe` says: ACCEPTED (proven), CREDENTIAL (refuted), or UNAVAILABLE (neither)."""

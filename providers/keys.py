@@ -8,6 +8,41 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from providers.base import Material, Secret
+
+GIVEN = "what was given"
+"""Stands for a file's path where material came without one."""
+
+
+def check_parts(material: Material, known: frozenset[str], *needed: str) -> None:
+    """Refuse material that lacks something, or has what nobody looks at.
+
+    Raises:
+        ValueError: naming the part.
+    """
+    for name in sorted(material.keys() - known):
+        raise ValueError(f"{name}: is no part of such a credential; known here: {', '.join(sorted(known))}")
+    for name in needed:
+        if name not in material:
+            raise ValueError(f"{name}: is missing and has to be given")
+
+
+def text(material: Material, name: str) -> str:
+    """A part that is a name.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return material[name].reveal().decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise ValueError(f"{name}: is not ASCII text") from None
+
+
+def secret(path: str, field: str) -> Secret:
+    """As `read`."""
+    return Secret(read(path, field))
+
 
 def read(path: str, field: str) -> bytes:
     """A file named by a setting.

@@ -1,5 +1,5 @@
 """What signs the apps' requests."""
 
-from gateway.credentials.store import CredentialsError, CredentialStore
+from gateway.credentials.store import CredentialsError, CredentialStore, Line, Signing, Tally
 
-__all__ = ["CredentialStore", "CredentialsError"]
+__all__ = ["CredentialStore", "CredentialsError", "Line", "Signing", "Tally"]

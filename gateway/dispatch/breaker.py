@@ -138,6 +138,14 @@ class Breaker:
             return False
         return self._hold(other.cause, other.reason, remaining, 0.0, now)
 
+    def forgive(self) -> None:
+        """Another credential signs from now on: what was held for the former one's sake goes, and proves itself."""
+        self._proven = False
+        if self.cause in (Cause.CREDENTIAL, Cause.MISCONFIGURED):
+            self._release()
+            self._until = 0.0
+            self._window_start = float("-inf")
+
     def _refused(self, outcome: Outcome, asked: float, now: float) -> bool:
         if outcome.remint and not self._probing:
             return self._hold(Cause.CREDENTIAL, outcome.reason, REMINT_HOLD, asked, now)

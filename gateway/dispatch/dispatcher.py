@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import ssl
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
-from gateway.credentials.store import CredentialStore
+from gateway.credentials.store import CredentialStore, Signing
 from gateway.dispatch.boarding import Plans, board, conclude, count_tries
 from gateway.dispatch.breaker import Breaker
 from gateway.dispatch.budget import Budget
 from gateway.dispatch.exchanges import Exchanges
+from gateway.dispatch.exit import Exit
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.governor import Governor
 from gateway.dispatch.quarantine import Quarantine
@@ -67,6 +67,9 @@ UNCONFIGURED_DEFER = 60.0
 LONGEST_ASIDE = 60.0
 """Seconds until a batch that could not be prepared is tried again; the first wait is a retry's, then it doubles."""
 
+PAIR_MARK = "#"
+"""In a route's origin, before the fingerprint of the credential that its targets are bound to."""
+
 LONG_HOLD = 10.0
 """Seconds a route cannot send above which its batches go back to the queue instead of waiting in memory."""
 
@@ -74,14 +77,10 @@ STORE_RETRY = 1.0
 STORE_DEADLINE = 3.0
 """Seconds for giving back what is left at the end. What cannot be stored by then is recovered by whoever comes next."""
 
+FORMER_DEADLINE = 20.0
+"""Seconds for what is on a former credential's connections to be answered when they are closed."""
+
 log = structlog.get_logger()
-
-
-class _Way(NamedTuple):
-    """What a route needs that does not change."""
-
-    settings: ProviderSettings
-    tls: ssl.SSLContext
 
 
 class Dispatcher:
@@ -107,19 +106,9 @@ class Dispatcher:
         self._busy = busy
         self._jitter = jitter or random.Random()
         self._loop = asyncio.get_running_loop()
-        self._ways: Mapping[tuple[str, str], _Way] = {
-            key: _Way(block, tls_context(block.ca_file, self._credential(*key).client_certificate))
-            for key, block in settings.blocks().items()
-        }
         self._guard = Guard()
-        self._exchanges = Exchanges(
-            (
-                (f"{app}/{name}", credential, self._ways[app, name].tls)
-                for (app, name), credential in credentials.items()
-            ),
-            readiness,
-            self._wake_senders,
-        )
+        self._blocks: Mapping[tuple[str, str], ProviderSettings] = settings.blocks()
+        self._exchanges = Exchanges(credentials.signings, readiness, self._wake_senders)
         self._limits = Limits(
             settings.dispatch.max_attempts, settings.dispatch.backoff_base, settings.dispatch.backoff_cap
         )
@@ -140,11 +129,6 @@ class Dispatcher:
         """Routes for which it took none, and of which it may have left some."""
         self._unstored = 0  # changes of the queue that wait for a full disk
         self._tasks: dict[asyncio.Task[None], None] = {}  # a set that goes by age
-
-    def _credential(self, app: str, provider: str) -> Any:
-        credential = self._credentials.get(app, provider)
-        assert credential is not None, "settings and credentials come from one configuration"
-        return credential
 
     # The queue's side: Taker
 
@@ -194,7 +178,7 @@ class Dispatcher:
 
     def sample(self) -> None:
         """Set the gauges; to be called about once a second."""
-        self._standing.sample(self._ways, self._senders.values())
+        self._standing.sample(self._blocks, self._senders.values())
         for sender in self._senders.values():
             if sender.dated is not None:
                 self._skew.look(sender.origin, *sender.dated)
@@ -206,9 +190,9 @@ class Dispatcher:
         self._queue.hand_to(self)
         self._cancel_cursor, ids = await self._queue.cancelled(0)
         self._remember_cancelled(ids)
-        for (app, name), way in self._ways.items():
+        for (app, name), block in self._blocks.items():
             if PROVIDERS[name].single_origin:
-                self._open_sender(Route(app, name), way)
+                self._open_sender(Route(app, name), block)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lease_for_ever())
             group.create_task(self._tick_for_ever())
@@ -315,7 +299,7 @@ class Dispatcher:
         """Seconds for which a route that cannot send tries nothing; None for one that can."""
         holds = [sender.breaker.hold(now), sender.pool.hold(now)]
         if sender.credential.headers(sender.origin, time.time()) is None:
-            holds.append(self._exchanges.hold(f"{sender.route.app}/{sender.route.provider}", now))
+            holds.append(self._exchanges.hold(sender.signing.name, now))
         return max((hold for hold in holds if hold is not None), default=None)
 
     async def _launch(self, lease: Lease) -> None:
@@ -325,17 +309,17 @@ class Dispatcher:
             conclude(lease, *end, time.time())
             self._spawn(self._conclude(lease))
             return
-        way = self._ways.get((route.app, route.provider))
-        if way is None:
+        block = self._blocks.get((route.app, route.provider))
+        if block is None or self._signing(route) is None:
             self._defer_unconfigured(lease)
             return
-        sender = self._senders.get(route) or self._open_sender(route, way)
+        sender = self._senders.get(route) or self._open_sender(route, block)
         self._last_used[route] = now = self._loop.time()
         if not self._takes_more(sender, now):
             # Its route is closed by now, and another worker's may be open.
             self._return(lease)
             return
-        plan = self._plans.get(lease, sender.provider, way.settings, sender.origin)
+        plan = self._plans.get(lease, sender.provider, block, sender.origin)
         recorded = lease.progress.states
         interrupted = lease.attempt > 1 and State.SENT in bytes(recorded)
         if interrupted:
@@ -351,18 +335,19 @@ class Dispatcher:
             self._turns.hasten()
         sender.add(flight)
         if sender.backlog:
-            sender.pool.wake()
+            sender.wake()
 
-    def _open_sender(self, route: Route, way: _Way) -> Sender:
-        provider = PROVIDERS[route.provider]
-        origin = route.origin or provider.endpoint(way.settings)
-        rate = way.settings.rate if way.settings.rate is not None else provider.default_rate
+    def _open_sender(self, route: Route, block: ProviderSettings) -> Sender:
+        provider, signing = PROVIDERS[route.provider], self._signing(route)
+        assert signing is not None, "settings and credentials come from one configuration"
+        origin = route.origin.partition(PAIR_MARK)[0] or provider.endpoint(block)
+        rate = block.rate if block.rate is not None else provider.default_rate
         dispatch, now = self._settings.dispatch, self._loop.time()
         sender = self._senders[route] = Sender(
             route,
             provider,
             origin,
-            self._credential(route.app, route.provider),
+            signing,
             governor=Governor(None if rate is None else rate / self._settings.workers, now, self._jitter),
             breaker=Breaker(dispatch.max_dead_share),
             budget=Budget(dispatch.retry_share, dispatch.retry_floor / self._settings.workers, now),
@@ -376,24 +361,82 @@ class Dispatcher:
             clock=self._queue.time,
         )
         sender.stopped = self._draining
-        sender.pool = self._pool(sender, way, sender, way.settings.connections or provider.default_connections)
-        sender.quarantine = Quarantine(sender, lambda source: self._pool(sender, way, source, 1))
+        sender.pool = self._pool(sender, signing, sender)
+        self._set_exit(sender)
+        self._set_quarantine(sender)
         return sender
 
-    def _pool(self, sender: Sender, way: _Way, source: Source, limit: int) -> Pool:
-        ours = not sender.route.origin or way.settings.names(sender.route.origin)
+    def _pool(self, sender: Sender, signing: Signing, source: Source, limit: int | None = None) -> Pool:
+        block = self._blocks[sender.route.app, sender.route.provider]
+        ours = not sender.route.origin or block.names(sender.origin)
         return Pool(
             Address.of(sender.origin),
-            way.tls,
+            tls_context(block.ca_file, signing.credential.client_certificate),
             source,
-            sender,
-            limit=limit,
+            source if isinstance(source, Exit) else sender,
+            limit=limit or block.connections or sender.provider.default_connections,
             request_timeout=self._settings.dispatch.request_timeout,
             connect_timeout=self._settings.dispatch.connect_timeout,
             guard=None if ours else self._guard,
             busy=self._busy,
             jitter=self._jitter,
         )
+
+    # Who signs
+
+    def _signing(self, route: Route) -> Signing | None:
+        """Who signs for a route: for targets that are bound to a credential, that one."""
+        line = self._credentials.line(route.app, route.provider)
+        if line is None:
+            return None
+        pair = route.origin.partition(PAIR_MARK)[2]
+        return line.pairs.get(pair) if pair else line.first
+
+    def follow_credentials(self) -> None:
+        """Others sign from now on, or another share: to be called when the store was told so."""
+        self._exchanges.forget({signing.name for signing in self._credentials.signings()})
+        for sender in list(self._senders.values()):
+            signing = self._signing(sender.route)
+            if signing is not None and signing is not sender.signing:
+                self._change_signing(sender, signing)
+            self._set_exit(sender)
+            sender.wake()
+
+    def _change_signing(self, sender: Sender, signing: Signing) -> None:
+        """Have another credential sign at once. What is on the wire is answered on its own connections, which stay
+        beside until the store forgets their credential."""
+        ready = sender.exit
+        if ready is None or ready.signing is not signing:
+            if ready is not None:
+                self._spawn(ready.close(FORMER_DEADLINE))
+            ready = self._exit(sender, signing)
+        pool = ready.change(sender.signing, sender.pool)
+        ready.pool.serve(ready, ready)
+        pool.serve(sender, sender)
+        sender.pool, sender.exit = pool, ready
+        sender.sign_with(signing)
+        sender.breaker.forgive()
+        self._spawn(sender.quarantine.close(FORMER_DEADLINE))
+        self._set_quarantine(sender)
+
+    def _set_exit(self, sender: Sender) -> None:
+        """The second credential that the store names has its own way out, and no other has."""
+        line = self._credentials.line(sender.route.app, sender.route.provider)
+        second = line.second if line is not None and line.first is sender.signing else None
+        if sender.exit is not None and sender.exit.signing is not second:
+            self._spawn(sender.exit.close(FORMER_DEADLINE))
+            sender.exit = None
+        if sender.exit is None and second is not None:
+            sender.exit = self._exit(sender, second)
+
+    def _exit(self, sender: Sender, signing: Signing) -> Exit:
+        opened = Exit(sender, signing)
+        opened.pool = self._pool(sender, signing, opened)
+        return opened
+
+    def _set_quarantine(self, sender: Sender) -> None:
+        signing = sender.signing
+        sender.quarantine = Quarantine(sender, lambda source: self._pool(sender, signing, source, 1))
 
     # The end of a batch
 
@@ -573,7 +616,7 @@ class Dispatcher:
 
     def _wake_senders(self) -> None:
         for sender in self._senders.values():
-            sender.pool.wake()
+            sender.wake()
 
 
 def _within_expiry(lease: Lease, wait: float) -> float:

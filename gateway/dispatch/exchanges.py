@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 import structlog
 
+from gateway.credentials.store import Signing
+from gateway.http2.pool import tls_context
 from gateway.http2.single import RequestFailed, post
 from gateway.observe.health import Readiness
-from providers.base import Credential, Exchange, Outcome, Verdict
+from providers.base import Exchange, Outcome, Verdict
 
 RETRY_FLOOR = 1.0
 RETRY_CEILING = 60.0
@@ -25,12 +26,12 @@ class Exchanges:
 
     def __init__(
         self,
-        credentials: Iterable[tuple[str, Credential, ssl.SSLContext]],
+        signings: Callable[[], Iterable[Signing]],
         readiness: Readiness,
         wake: Callable[[], None],
     ) -> None:
-        """Of each credential its name for people (`app/provider`) and the TLS to use; `wake` is called on success."""
-        self._credentials = tuple(credentials)
+        """`signings` are all that sign, or may soon; `wake` is called on success."""
+        self._signings = signings
         self._readiness = readiness
         self._wake = wake
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -39,44 +40,52 @@ class Exchanges:
 
     def tick(self, now: float, wall: float) -> None:
         """Start what is due."""
-        for name, credential, tls in self._credentials:
-            if name in self._running or now < self._not_before.get(name, 0.0):
+        for signing in self._signings():
+            if signing.name in self._running or now < self._not_before.get(signing.name, 0.0):
                 continue
-            exchange = credential.exchange(wall)
+            exchange = signing.credential.exchange(wall)
             if exchange is not None:
-                self._running[name] = asyncio.create_task(self._run(name, credential, exchange, tls))
+                self._running[signing.name] = asyncio.create_task(self._run(signing, exchange))
 
     def hold(self, name: str, now: float) -> float | None:
         """Seconds until a credential's exchange is tried again; None if the last one did not fail."""
         return max(0.0, self._not_before[name] - now) if name in self._failures else None
+
+    def forget(self, names: Container[str]) -> None:
+        """Only credentials with these names are left."""
+        for name in [name for name in self._failures if name not in names]:
+            del self._failures[name], self._not_before[name]
+            self._readiness.forget(f"credential {name}")
 
     async def close(self) -> None:
         for task in list(self._running.values()):
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
-    async def _run(self, name: str, credential: Credential, exchange: Exchange, tls: ssl.SSLContext) -> None:
+    async def _run(self, signing: Signing, exchange: Exchange) -> None:
         try:
-            answer = await post(exchange, tls)
-            outcome = credential.exchanged(answer.status, answer.headers, answer.body, time.time())
+            answer = await post(exchange, tls_context(signing.ca_file))
+            outcome = signing.credential.exchanged(answer.status, answer.headers, answer.body, time.time())
         except RequestFailed as error:
             outcome = Outcome(Verdict.UNAVAILABLE, str(error))
         except Exception as error:  # its words may hold what is secret
             outcome = Outcome(Verdict.CREDENTIAL, type(error).__name__)
         finally:
-            del self._running[name]
-        self._conclude(name, outcome)
+            del self._running[signing.name]
+        self._conclude(signing, outcome)
 
-    def _conclude(self, name: str, outcome: Outcome) -> None:
-        now = asyncio.get_running_loop().time()
+    def _conclude(self, signing: Signing, outcome: Outcome) -> None:
+        now, name = asyncio.get_running_loop().time(), signing.name
         if outcome.verdict is Verdict.ACCEPTED:
             self._failures.pop(name, None)
+            self._not_before.pop(name, None)
             self._readiness.forget(f"credential {name}")
             self._wake()
             return
         failures = self._failures[name] = self._failures.get(name, 0) + 1
         if outcome.verdict is Verdict.CREDENTIAL:
             wait, advice = REFUSED_RETRY, "check the service account's key and permissions"
+            signing.refuse(outcome.reason)
         else:
             wait = min(RETRY_CEILING, RETRY_FLOOR * 2.0 ** min(failures - 1, 30))
             advice = "it will be tried again"

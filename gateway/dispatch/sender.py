@@ -14,8 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from gateway.credentials.store import Signing
 from gateway.dispatch.breaker import Breaker, Cause
 from gateway.dispatch.budget import Budget
+from gateway.dispatch.exit import Exit
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.governor import Governor
 from gateway.dispatch.lanes import Lanes
@@ -59,7 +61,7 @@ class Sender:
         route: Route,
         provider: Provider,
         origin: str,
-        credential: Credential,
+        signing: Signing,
         *,
         governor: Governor,
         breaker: Breaker,
@@ -81,7 +83,7 @@ class Sender:
         self.route = route
         self.provider = provider
         self.origin = origin
-        self.credential = credential
+        self.sign_with(signing)
         self.governor = governor
         self.breaker = breaker
         self.budget = budget
@@ -91,6 +93,8 @@ class Sender:
         self.stopped = False
         self.pool: Pool
         self.quarantine: Quarantine
+        self.exit: Exit | None = None
+        """The way of a second credential, while there is one."""
         self.dated: tuple[Headers, float] | None = None
         """The fields of an answer, for their date, and when it came in UNIX seconds."""
         self._limits = limits
@@ -106,6 +110,12 @@ class Sender:
         self._lanes = Lanes()
         self._on_wire = 0
         self._heard = False  # whether the service answered since a connection broke off
+
+    def sign_with(self, signing: Signing) -> None:
+        """Sign with this credential from now on."""
+        self.signing = signing
+        self.credential = signing.credential
+        self.tally = signing.tally
 
     def load(self) -> Load:
         return Load(len(self.flights), sum(flight.waiting for flight in self.flights), self._on_wire)
@@ -154,6 +164,14 @@ class Sender:
                 self._lanes.add(flight)
         self.pool.tick(now)
         self.quarantine.tick(now)
+        if self.exit is not None:
+            self.exit.pool.tick(now)
+
+    def wake(self) -> None:
+        """There may be work for the connections."""
+        if self.exit is not None:
+            self.exit.pool.wake()  # first: its share is small, and the others would leave it none
+        self.pool.wake()
 
     def cancel(self, job_id: str) -> None:
         """End what is not on the wire; what comes back from there unsent ends as well."""
@@ -192,16 +210,23 @@ class Sender:
         )
 
     def take(self, streams: int, window: int) -> Requests | None:
-        if self.stopped:
+        return None if self.stopped else self._take(self.credential, streams, window)
+
+    def lend(self, credential: Credential, streams: int, window: int) -> Requests | None:
+        """As `take`, signed with another credential. What is held is held for it too."""
+        if self.stopped or self.breaker.cause is not None:
             return None
+        return self._take(credential, streams, window)
+
+    def _take(self, credential: Credential, streams: int, window: int) -> Requests | None:
         now, wall = self._loop.time(), time.time()
         while (flight := self._lanes.first()) is not None:
             if self._end_overdue(flight, wall) or self._run_out(flight):
                 continue
             if not self._turn.room:
-                self._turn.wait(self.pool.wake)
+                self._turn.wait(self.wake)
                 return None
-            auth = self.credential.headers(self.origin, wall)
+            auth = credential.headers(self.origin, wall)
             count = 0 if auth is None else self._allowance(flight, streams, window, now)
             if auth is None or not count:
                 return None
@@ -358,6 +383,7 @@ class Sender:
 
     def _accepted_run(self, flight: Flight, count: int, now: float) -> None:
         self._on_wire -= count
+        self.tally.accepted += count
         flight.on_wire -= count
         flight.left -= count
         self._lane_metrics[flight.job.lane].outcome(Verdict.ACCEPTED, count=count)
@@ -371,6 +397,7 @@ class Sender:
         """An outcome that is not acceptance."""
         milliseconds = flight.age(wall)
         self._lane_metrics[flight.job.lane].outcome(outcome.verdict, outcome.reason)
+        self.tally.failed += 1
         self._heed(outcome, now, wall)
         note = flight.note(index)
         note.unanswered += outcome.verdict is Verdict.UNKNOWN
@@ -396,6 +423,8 @@ class Sender:
             self.credential.renew(wall)
             self.pool.replace()
             self.quarantine.replace()
+        if self.breaker.cause is Cause.CREDENTIAL and self.breaker.hold(now):
+            self.signing.refuse(outcome.reason)
         if outcome.scope in (Scope.APP, Scope.CREDENTIAL):
             self._held(self, outcome.scope)
 
@@ -467,9 +496,15 @@ class Sender:
             self._finished(flight)
         return True
 
+    def take_back(self, flight: Flight, index: int, outcome: Outcome) -> None:
+        """A delivery that another credential was answered goes again as if it had not been sent."""
+        self._lane_metrics[flight.job.lane].outcome(outcome.verdict, outcome.reason)
+        self._again(flight, index)
+
     async def close(self, deadline: float) -> None:
         """As `Pool.close`."""
-        await asyncio.gather(self.pool.close(deadline), self.quarantine.close(deadline))
+        ways = (self.pool, self.quarantine, *(() if self.exit is None else (self.exit,)))
+        await asyncio.gather(*(way.close(deadline) for way in ways))
 
     def _run_out(self, flight: Flight) -> bool:
         """Keep back a flight whose lease has run out, as after a sleep: by now it may be on its way elsewhere."""

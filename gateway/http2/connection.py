@@ -119,6 +119,10 @@ class Connection(asyncio.Protocol):
         asked = self.protocol.stream_mark > 1
         return not self.answered and (asked or not self.protocol.settled)
 
+    def serve(self, source: Source) -> None:
+        """As `Pool.serve`."""
+        self._source = source
+
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

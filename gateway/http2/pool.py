@@ -11,16 +11,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import random
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from gateway.egress.guard import Forbidden, Guard
 from gateway.http2.connection import Connection, Source
 from gateway.http2.frames import ErrorCode, error_name
+from providers.base import ClientCertificate, Secret
 
 BACKOFF_FLOOR = 1.0
 BACKOFF_CEILING = 20.0
@@ -170,6 +172,13 @@ class Pool:
         elif self._busy() < 0.9:
             self._dial()
 
+    def serve(self, source: Source, listener: Listener) -> None:
+        """Take requests from another source from now on, who is also told what becomes of those on the wire."""
+        self._source = source
+        self._listener = listener
+        for connection in self._connections:
+            connection.serve(source)
+
     def replace(self) -> None:
         """Drain all connections, and open new ones: what they were opened with is no longer good."""
         for connection in list(self._connections):
@@ -307,13 +316,23 @@ class Pool:
             self.wake()
 
 
-def tls_context(ca_file: str | None, client_certificate: tuple[str, str] | None = None) -> ssl.SSLContext:
+def tls_context(ca_file: str | None, client_certificate: ClientCertificate | None = None) -> ssl.SSLContext:
     """Verified TLS 1.2 or later that offers `h2` alone (RFC 9113 section 3.2); `ca_file` instead of the system's."""
     if client_certificate is None:
         return _anonymous(ca_file)
     context = _verified(ca_file)
-    context.load_cert_chain(*client_certificate)
+    with _in_memory(client_certificate.chain) as chain, _in_memory(client_certificate.key) as key:
+        context.load_cert_chain(chain, key)
     return context
+
+
+@contextlib.contextmanager
+def _in_memory(secret: Secret) -> Iterator[str]:
+    """A path to read it from: OpenSSL takes certificates from files only, and no disk is to have it."""
+    with os.fdopen(os.memfd_create("carillon", os.MFD_CLOEXEC), "wb") as file:
+        file.write(secret.reveal())
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
 
 
 @functools.cache

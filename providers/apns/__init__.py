@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from providers.apns import auth, request, response
+from providers.apns import auth, probe, request, response
 from providers.apns.settings import HOSTS, ApnsSettings
-from providers.base import Credential, Message, Outcome, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
+from providers.base import (
+    Credential,
+    Exchange,
+    Headers,
+    Material,
+    Message,
+    Outcome,
+    Plan,
+    Problem,
+    ProviderSettings,
+    Recipient,
+    Targets,
+    Terms,
+)
 
 
 class Apns:
@@ -18,6 +31,7 @@ class Apns:
     default_rate: float | None = None
     default_connections = 4
     single_origin = True
+    parts = auth.PARTS
 
     def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
         return request.targets(recipients)
@@ -40,9 +54,16 @@ class Apns:
     def farewell(self, debug: bytes) -> Outcome | None:
         return response.farewell(debug)
 
-    def credential(self, settings: ProviderSettings) -> Credential:
+    def credential(self, settings: ProviderSettings, material: Material | None = None) -> Credential:
         assert isinstance(settings, ApnsSettings)
-        return auth.credential(settings)
+        return auth.credential(settings, material)
+
+    def probe(self, settings: ProviderSettings, credential: Credential, now: float) -> Exchange | None:
+        assert isinstance(settings, ApnsSettings)
+        return probe.request(settings, credential, self.endpoint(settings), now)
+
+    def proof(self, status: int, headers: Headers, body: bytes, now: float) -> Outcome:
+        return probe.proof(status, headers, body, now)
 
 
 provider = Apns()

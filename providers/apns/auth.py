@@ -11,7 +11,7 @@ One provider token for all
 
 from __future__ import annotations
 
-from datetime import UTC
+import re
 from typing import Final
 
 from cryptography import x509
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from providers import keys
 from providers.apns.settings import ApnsSettings
-from providers.base import Credential, Exchange, Headers, Outcome, Verdict
+from providers.base import ClientCertificate, Credential, Exchange, Headers, Material, Outcome, Secret, Verdict
 from providers.jws import es256
 
 GRID: Final = 2400
@@ -30,36 +30,73 @@ CLOCKS: Final = 60
 FLOOR: Final = 1200
 """Seconds that have to lie between two provider tokens (Apple: no more often than every 20 minutes)."""
 
+TEN = re.compile(r"[A-Z0-9]{10}")
+"""A team's or key's name."""
+
 TOPICS = x509.ObjectIdentifier("1.2.840.113635.100.6.3.6")
 DEVELOPMENT = x509.ObjectIdentifier("1.2.840.113635.100.6.3.1")
 PRODUCTION = x509.ObjectIdentifier("1.2.840.113635.100.6.3.2")
 """Extensions of Apple's push certificates; apns.md, section 7."""
 
 
-def credential(settings: ApnsSettings) -> Credential:
-    """The way to authenticate that the settings give.
+PARTS: Final = frozenset({"key", "key_id", "team_id", "certificate", "certificate_key"})
+
+
+def credential(settings: ApnsSettings, material: Material | None = None) -> Credential:
+    """The way to authenticate that the material gives, or else the settings.
+
+    A key's `key_id` and `team_id` are those of the settings unless the material has its own; another team's key is
+    refused where the settings name a team.
 
     Raises:
-        ValueError: a file is missing or wrong, or does not fit the settings.
+        ValueError: a part or file is missing or wrong, or does not fit the settings.
     """
+    if material is None:
+        return _of_files(settings)
+    keys.check_parts(material, PARTS)
+    if "certificate" in material:
+        keys.check_parts(material, PARTS - {"key", "key_id", "team_id"})
+        return Certificate(settings, material["certificate"], material.get("certificate_key"))
+    keys.check_parts(material, PARTS - {"certificate", "certificate_key"}, "key")
+    key_id = keys.text(material, "key_id") if "key_id" in material else settings.key_id
+    team_id = keys.text(material, "team_id") if "team_id" in material else settings.team_id
+    for name, value in (("key_id", key_id), ("team_id", team_id)):
+        if value is None or not TEN.fullmatch(value):
+            raise ValueError(f"{name}: has to be given: 10 capitals and digits, as Apple's developer account shows it")
+    assert key_id is not None
+    assert team_id is not None
+    if settings.team_id not in (None, team_id):
+        raise ValueError(f"team_id: the key is of team {team_id}, and this app is of {settings.team_id}")
+    return _token(material["key"].reveal(), "key", keys.GIVEN, team_id=team_id, key_id=key_id)
+
+
+def _of_files(settings: ApnsSettings) -> Credential:
     if settings.certificate_file is not None:
-        return Certificate(settings, settings.certificate_file, settings.certificate_key_file)
+        chain = keys.secret(settings.certificate_file, "certificate_file")
+        path = settings.certificate_key_file
+        key = None if path is None else keys.secret(path, "certificate_key_file")
+        return Certificate(settings, chain, key, settings.certificate_file)
     assert settings.team_id is not None
     assert settings.key_id is not None
     assert settings.key_file is not None
-    key = keys.p256(keys.read(settings.key_file, "key_file"), "key_file", settings.key_file)
-    return ProviderToken(key, team_id=settings.team_id, key_id=settings.key_id)
+    pem = keys.read(settings.key_file, "key_file")
+    return _token(pem, "key_file", settings.key_file, team_id=settings.team_id, key_id=settings.key_id)
+
+
+def _token(pem: bytes, field: str, path: str, *, team_id: str, key_id: str) -> ProviderToken:
+    return ProviderToken(keys.p256(pem, field, path), team_id=team_id, key_id=key_id)
 
 
 class ProviderToken:
     """A `Credential`: one JWT for a team and key, the same on all machines."""
 
-    client_certificate: tuple[str, str] | None = None
+    client_certificate: ClientCertificate | None = None
+    expires_at: float | None = None
 
     def __init__(self, key: ec.EllipticCurvePrivateKey, *, team_id: str, key_id: str) -> None:
         self._key = key
         self._team_id = team_id
-        self._key_id = key_id
+        self.key_id = key_id
         self._iat: int | None = None
         self._minted_at = 0.0
         self._headers: Headers = ()
@@ -94,7 +131,7 @@ class ProviderToken:
             self._mint(iat, minted_at=now)
 
     def _mint(self, iat: int, minted_at: float) -> None:
-        token = es256(self._key, {"alg": "ES256", "kid": self._key_id}, {"iss": self._team_id, "iat": iat})
+        token = es256(self._key, {"alg": "ES256", "kid": self.key_id}, {"iss": self._team_id, "iat": iat})
         self._iat = iat
         self._minted_at = minted_at
         self._headers = ((b"authorization", b"bearer " + token),)
@@ -103,21 +140,23 @@ class ProviderToken:
 class Certificate:
     """A `Credential`: mutual TLS signs the connection, and no header the requests."""
 
-    def __init__(self, settings: ApnsSettings, certificate_file: str, key_file: str | None) -> None:
-        self.client_certificate: tuple[str, str] | None = (certificate_file, key_file or certificate_file)
-        pem = keys.read(certificate_file, "certificate_file")
+    def __init__(self, settings: ApnsSettings, chain: Secret, key: Secret | None, path: str = keys.GIVEN) -> None:
+        """`key` is None where it is in the chain's file; `path` is for errors."""
         try:
-            certificate = x509.load_pem_x509_certificate(pem)
+            certificate = x509.load_pem_x509_certificate(chain.reveal())
         except ValueError:
-            raise ValueError(f"certificate_file: {certificate_file} is not a PEM certificate") from None
-        self._check_key(certificate, pem if key_file is None else keys.read(key_file, "certificate_key_file"))
+            raise ValueError(f"certificate_file: {path} is not a PEM certificate") from None
+        self.client_certificate: ClientCertificate | None = ClientCertificate(chain, key or chain)
+        self._check_key(certificate, (key or chain).reveal())
         self.topics = topics(certificate)
         """What the certificate may send to; empty where it does not say."""
-        self.not_after = certificate.not_valid_after_utc.astimezone(UTC).timestamp()
-        """UNIX seconds after which Apple closes its connections."""
+        self.expires_at: float | None = certificate.not_valid_after_utc.timestamp()
+        """Apple closes its connections then."""
         self._check_topic(settings)
         self._check_environment(certificate, settings)
         self.fingerprint = keys.fingerprint(certificate.public_bytes(Encoding.DER))
+        self.key_id = f"{certificate.serial_number:x}"
+        """Its serial number."""
 
     def __repr__(self) -> str:
         return f"<Certificate {self.fingerprint}>"

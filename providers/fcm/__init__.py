@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from providers.base import Credential, Message, Outcome, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
-from providers.fcm import request
-from providers.fcm.auth import ServiceAccount
+from providers.base import (
+    Credential,
+    Exchange,
+    Headers,
+    Material,
+    Message,
+    Outcome,
+    Plan,
+    Problem,
+    ProviderSettings,
+    Recipient,
+    Targets,
+    Terms,
+)
+from providers.fcm import probe, request
+from providers.fcm.auth import PARTS, ServiceAccount
 from providers.fcm.settings import ENDPOINT, FcmSettings
 
 
@@ -21,6 +34,7 @@ class Fcm:
     default_connections = 20
     single_origin = True
     """100 streams each: 10,000 a second as long as an answer takes less than 0.2 s."""
+    parts = PARTS
 
     def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
         return request.targets(recipients)
@@ -41,9 +55,16 @@ class Fcm:
     def farewell(self, debug: bytes) -> Outcome | None:
         return None
 
-    def credential(self, settings: ProviderSettings) -> Credential:
+    def credential(self, settings: ProviderSettings, material: Material | None = None) -> Credential:
         assert isinstance(settings, FcmSettings)
-        return ServiceAccount(settings)
+        return ServiceAccount(settings, material)
+
+    def probe(self, settings: ProviderSettings, credential: Credential, now: float) -> Exchange | None:
+        assert isinstance(settings, FcmSettings)
+        return probe.request(settings, credential, self.endpoint(settings), now)
+
+    def proof(self, status: int, headers: Headers, body: bytes, now: float) -> Outcome:
+        return probe.proof(status, headers, body, now)
 
 
 provider = Fcm()

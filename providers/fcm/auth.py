@@ -19,12 +19,13 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from providers.base import Exchange, Headers, Outcome, Scope, Verdict
-from providers.fcm.settings import FcmSettings
-from providers.keys import fingerprint
+from providers.base import ClientCertificate, Exchange, Headers, Material, Outcome, Scope, Verdict
+from providers.fcm.settings import FcmSettings, account
+from providers.keys import GIVEN, check_parts, fingerprint
 from providers.retry_after import date, retry_after
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
+PARTS = frozenset({"service_account"})
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 LIFETIME: Final = 3600
@@ -62,14 +63,17 @@ _VISIBLE = re.compile(r"[!-~]+")
 class ServiceAccount:
     """A `Credential`: access tokens for a service account."""
 
-    client_certificate: tuple[str, str] | None = None
+    client_certificate: ClientCertificate | None = None
+    expires_at: float | None = None
 
-    def __init__(self, settings: FcmSettings) -> None:
-        account = settings.service_account
-        self._key = _rsa_key(account["private_key"], settings.service_account_file)
-        self._key_id = str(account["private_key_id"])
-        self._email = str(account["client_email"])
-        self._audience = str(account["token_uri"])
+    def __init__(self, settings: FcmSettings, material: Material | None = None) -> None:
+        given, path = settings.service_account, settings.service_account_file
+        if material is not None:
+            given, path = _given(settings, material), GIVEN
+        self._key = _rsa_key(given["private_key"], path)
+        self.key_id = str(given["private_key_id"])
+        self._email = str(given["client_email"])
+        self._audience = str(given["token_uri"])
         self._token_uri = settings.token_uri or self._audience
         self._headers: Headers | None = None
         self._obtained_at = 0.0
@@ -77,7 +81,7 @@ class ServiceAccount:
         self._refresh_at = 0.0
         self._offset = 0.0
         self._corrected = False
-        self.fingerprint = fingerprint(self._email.encode(), self._key_id.encode(), settings.project.encode())
+        self.fingerprint = fingerprint(self._email.encode(), self.key_id.encode(), settings.project.encode())
 
     def __repr__(self) -> str:
         return f"<ServiceAccount {self.fingerprint}>"
@@ -121,7 +125,7 @@ class ServiceAccount:
             "iat": issued,
             "exp": issued + LIFETIME,
         }
-        return jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": self._key_id})
+        return jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": self.key_id})
 
     def _take(self, body: bytes, now: float) -> Outcome:
         try:
@@ -147,6 +151,20 @@ class ServiceAccount:
         self._offset = theirs - now
         self._corrected = True
         return True
+
+
+def _given(settings: FcmSettings, material: Material) -> dict[str, Any]:
+    """An account other than the settings'; it has to be one of the project that the app sends to."""
+    check_parts(material, PARTS, *PARTS)
+    found = account(material["service_account"].reveal(), GIVEN)
+    if settings.project_id is None and found["project_id"] != settings.project:
+        raise ValueError(
+            f"service_account: is of project {found['project_id']}, and this app sends to {settings.project}; if the "
+            "account may do that too, set project_id"
+        )
+    if not found["token_uri"].startswith("https://"):
+        raise ValueError("service_account: its `token_uri` is not an https:// address; download the key file anew")
+    return found
 
 
 def _error(body: bytes) -> str:

@@ -30,17 +30,26 @@ class FcmSettings(ProviderSettings):
             ValueError: it is no service account's key file.
         """
         path = self.service_account_file
-        try:
-            account = orjson.loads(keys.read(path, "service_account_file"))
-        except orjson.JSONDecodeError:
-            raise ValueError(f"service_account_file: {path} is not JSON") from None
-        if not isinstance(account, dict) or account.get("type") != "service_account":
-            raise ValueError(f"service_account_file: {path} is not a service account's key file")
-        for name in ("project_id", "private_key_id", "private_key", "client_email", "token_uri"):
-            if not isinstance(account.get(name), str):
-                raise ValueError(f"service_account_file: {path} lacks `{name}`; download the key file anew")
-        return cast("dict[str, Any]", account)
+        return account(keys.read(path, "service_account_file"), path)
 
     @property
     def project(self) -> str:
         return self.project_id or str(self.service_account["project_id"])
+
+
+def account(contents: bytes, path: str) -> dict[str, Any]:
+    """A service account's key file; `path` is for errors.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        found = orjson.loads(contents)
+    except orjson.JSONDecodeError:
+        raise ValueError(f"service_account_file: {path} is not JSON") from None
+    if not isinstance(found, dict) or found.get("type") != "service_account":
+        raise ValueError(f"service_account_file: {path} is not a service account's key file")
+    for name in ("project_id", "private_key_id", "private_key", "client_email", "token_uri"):
+        if not isinstance(found.get(name), str):
+            raise ValueError(f"service_account_file: {path} lacks `{name}`; download the key file anew")
+    return cast("dict[str, Any]", found)

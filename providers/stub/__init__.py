@@ -10,9 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from providers.base import Credential, Message, Outcome, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
+from providers.base import (
+    Credential,
+    Exchange,
+    Headers,
+    Material,
+    Message,
+    Outcome,
+    Plan,
+    Problem,
+    ProviderSettings,
+    Recipient,
+    Targets,
+    Terms,
+    Verdict,
+)
 from providers.stub import request
-from providers.stub.auth import BearerKey
+from providers.stub.auth import PARTS, BearerKey
 from providers.stub.settings import ENDPOINT, StubSettings
 
 
@@ -25,6 +39,7 @@ class Stub:
     default_rate: float | None = None
     default_connections = 2
     single_origin = True
+    parts = PARTS
 
     def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
         return request.targets(recipients)
@@ -44,9 +59,16 @@ class Stub:
     def farewell(self, debug: bytes) -> Outcome | None:
         return None
 
-    def credential(self, settings: ProviderSettings) -> Credential:
+    def credential(self, settings: ProviderSettings, material: Material | None = None) -> Credential:
         assert isinstance(settings, StubSettings)
-        return BearerKey(settings)
+        return BearerKey(settings, material)
+
+    def probe(self, settings: ProviderSettings, credential: Credential, now: float) -> Exchange | None:
+        """None: this service has no request that only tells whether the key is right."""
+        return None
+
+    def proof(self, status: int, headers: Headers, body: bytes, now: float) -> Outcome:
+        return Outcome(Verdict.UNAVAILABLE, "nothing was asked")
 
 
 provider = Stub()

@@ -6,18 +6,26 @@ credential that needs a request answered first (OAuth) asks for it with `exchang
 
 from __future__ import annotations
 
-from providers.base import Exchange, Headers, Outcome, Verdict
-from providers.keys import fingerprint
+from providers.base import ClientCertificate, Exchange, Headers, Material, Outcome, Verdict
+from providers.keys import check_parts, fingerprint, text
 from providers.stub.settings import StubSettings
+
+PARTS = frozenset({"key"})
 
 
 class BearerKey:
     """A `Credential`: the same header field for ever."""
 
-    client_certificate: tuple[str, str] | None = None
+    client_certificate: ClientCertificate | None = None
+    expires_at: float | None = None
 
-    def __init__(self, settings: StubSettings) -> None:
+    key_id = ""
+
+    def __init__(self, settings: StubSettings, material: Material | None = None) -> None:
         key = settings.key.get_secret_value()
+        if material is not None:
+            check_parts(material, PARTS, *PARTS)
+            key = text(material, "key")
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise ValueError("key: has to be visible ASCII characters without spaces")
         self.fingerprint = fingerprint(b"stub", key.encode())

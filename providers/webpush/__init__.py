@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from providers.base import Credential, Message, Outcome, Plan, Problem, ProviderSettings, Recipient, Targets, Terms
+from providers.base import (
+    Credential,
+    Exchange,
+    Headers,
+    Material,
+    Message,
+    Outcome,
+    Plan,
+    Problem,
+    ProviderSettings,
+    Recipient,
+    Targets,
+    Terms,
+    Verdict,
+)
 from providers.webpush import auth, request, subscription
 from providers.webpush.settings import HOSTS, WebPushSettings
 
@@ -18,6 +32,7 @@ class WebPush:
     default_rate: float | None = None
     default_connections = 4
     single_origin = False
+    parts = auth.PARTS
 
     def targets(self, recipients: Sequence[Recipient], settings: ProviderSettings) -> Targets:
         assert isinstance(settings, WebPushSettings)
@@ -41,9 +56,16 @@ class WebPush:
     def farewell(self, debug: bytes) -> Outcome | None:
         return None
 
-    def credential(self, settings: ProviderSettings) -> Credential:
+    def credential(self, settings: ProviderSettings, material: Material | None = None) -> Credential:
         assert isinstance(settings, WebPushSettings)
-        return auth.credential(settings)
+        return auth.credential(settings, material)
+
+    def probe(self, settings: ProviderSettings, credential: Credential, now: float) -> Exchange | None:
+        """None: no push service says that it looks at the signature before the subscription, and each origin is one."""
+        return None
+
+    def proof(self, status: int, headers: Headers, body: bytes, now: float) -> Outcome:
+        return Outcome(Verdict.UNAVAILABLE, "nothing was asked")
 
 
 provider = WebPush()

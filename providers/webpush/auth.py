@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from providers import keys
-from providers.base import Exchange, Headers, Outcome, Verdict
+from providers.base import ClientCertificate, Exchange, Headers, Material, Outcome, Verdict
 from providers.jws import base64url, es256
 from providers.webpush.settings import WebPushSettings
 
@@ -37,7 +37,8 @@ class _Signed(NamedTuple):
 class Vapid:
     """A `Credential`: the app's VAPID key."""
 
-    client_certificate: tuple[str, str] | None = None
+    client_certificate: ClientCertificate | None = None
+    expires_at: float | None = None
 
     def __init__(self, key: ec.EllipticCurvePrivateKey, *, subject: str) -> None:
         self._key = key
@@ -47,6 +48,7 @@ class Vapid:
         self.public_key = base64url(point).decode()
         """What the website gives `PushManager.subscribe` as `applicationServerKey`."""
         self.fingerprint = keys.fingerprint(point)
+        self.key_id = self.public_key
 
     def __repr__(self) -> str:
         return f"<Vapid {self.fingerprint}>"
@@ -79,16 +81,23 @@ class Vapid:
         return _Signed(((b"authorization", value),), at=now, until=expires - LEFT - spread)
 
 
-def credential(settings: WebPushSettings) -> Vapid:
-    """The app's VAPID key.
+PARTS = frozenset({"vapid_key"})
+
+
+def credential(settings: WebPushSettings, material: Material | None = None) -> Vapid:
+    """A VAPID key of the app.
 
     Raises:
-        ValueError: the file is missing or holds something else.
+        ValueError: a part or file is missing, or holds something else.
     """
-    path = settings.vapid_key_file
-    contents = keys.read(path, "vapid_key_file")
+    field, path = "vapid_key_file", settings.vapid_key_file
+    if material is None:
+        contents = keys.read(path, field)
+    else:
+        keys.check_parts(material, PARTS, *PARTS)
+        field, path, contents = "vapid_key", keys.GIVEN, material["vapid_key"].reveal()
     raw = _raw_key(contents)
-    key = keys.p256(contents, "vapid_key_file", path) if raw is None else raw
+    key = keys.p256(contents, field, path) if raw is None else raw
     return Vapid(key, subject=settings.subject)
 
 

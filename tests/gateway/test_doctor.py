@@ -14,6 +14,7 @@ from cryptography import x509
 from gateway import doctor
 from gateway.doctor import Finding, Level, examine
 from gateway.settings import load
+from providers.base import ClientCertificate, Secret
 from tests.gateway.test_probe import answer, context, server
 
 
@@ -158,12 +159,11 @@ def test_a_key_that_others_can_read_is_a_warning(tmp_path: Path) -> None:
     assert all(f.level is Level.OK for f in doctor.configuration(load(None, found), None))
 
 
-def test_a_certificates_dates_are_looked_at(tmp_path: Path) -> None:
+def test_a_certificates_dates_are_looked_at() -> None:
     """Before, during, in its last weeks, and after."""
-    path = tmp_path / "client.pem"
-    trustme.CA().issue_cert("shop").cert_chain_pems[0].write_to_path(path)
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    pem = Secret(trustme.CA().issue_cert("shop").cert_chain_pems[0].bytes())
+    certificate = x509.load_pem_x509_certificate(pem.reveal())
     begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
     moments = [begins - 1, begins + 1, ends - doctor.DAY, ends + 1]
-    levels = [doctor.validity("shop/apns", path, moment).level for moment in moments]
+    levels = [doctor.validity("shop/apns", ClientCertificate(pem, pem), moment).level for moment in moments]
     assert levels == [Level.FAILED, Level.OK, Level.WARNING, Level.FAILED]

@@ -57,6 +57,11 @@ class Service:
         self.settles = True
         """Whether SETTINGS are sent."""
         self.answers_pings = True
+        self.keys: set[str] | None = None
+        """Bearer keys that are taken; the others' requests are answered with `refusal`. None for all."""
+        self.refusal = Answer(401)
+        self.signed: Counter[str] = Counter()
+        """Requests by their bearer key."""
         self.dials: list[float] = []
         self.paths: Counter[str] = Counter()
         """Requests taken, each time."""
@@ -89,6 +94,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._last_stream = 2**31 - 1
         self._paths: dict[int, str] = {}
+        self._keys: dict[int, str] = {}
         self._bodies: dict[int, bytes] = {}
         self.unanswered: set[int] = set()
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
@@ -106,6 +112,10 @@ class Session:
                     headers = dict(event.headers or ())
                     path = headers.get(":path", headers.get(b":path"))
                     self._paths[event.stream_id or 0] = path.decode() if isinstance(path, bytes) else str(path)
+                    signed = headers.get("authorization", headers.get(b"authorization", b""))
+                    self._keys[event.stream_id or 0] = (
+                        str(signed, "ascii") if isinstance(signed, bytes) else str(signed)
+                    )
                     self._bodies[event.stream_id or 0] = b""
                 case h2.events.DataReceived():
                     self._bodies[event.stream_id or 0] += event.data or b""
@@ -131,6 +141,10 @@ class Session:
         service.arrivals.append(self._loop.time())
         self.unanswered.add(stream_id)
         behaviour = service.behave(path)
+        key = self._keys.pop(stream_id).removeprefix("Bearer ")
+        service.signed[key] += 1
+        if service.keys is not None and key not in service.keys:
+            behaviour = service.refusal
         if isinstance(behaviour, Answer):
             self._loop.call_later(behaviour.delay, self.answer, stream_id, behaviour)
             return

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from providers.apns import auth, payload, provider, response
 from providers.apns.settings import ApnsSettings
-from providers.base import Message, Outcome, Recipient, Rendered, Scope, Terms, Verdict
+from providers.base import Message, Outcome, Recipient, Rendered, Scope, Secret, Terms, Verdict
 from tests.providers import material
 from tests.providers.material import EC_KEY, NOW, delivery_id, pem, written
 
@@ -470,11 +470,11 @@ def by_certificate(path: Path, contents: bytes, **changes: Any) -> auth.Certific
 def test_a_certificate_signs_the_connection_and_no_request(tmp_path: Path) -> None:
     """Its topics and end come from the certificate itself."""
     found = by_certificate(tmp_path, material.certificate([(TOPICS, TOPICS_DER)]))
-    path = str(tmp_path / "c.pem")
-    assert found.client_certificate == (path, path)
+    pem = Secret((tmp_path / "c.pem").read_bytes())
+    assert found.client_certificate == (pem, pem)
     assert found.headers("https://x", NOW) == ()
     assert found.topics == ("com.example.shop", "x.app")
-    assert found.not_after == 1798761600.0
+    assert found.expires_at == 1798761600.0
     assert repr(found) == f"<Certificate {found.fingerprint}>"
 
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gateway.credentials.store import Signing
 from gateway.dispatch.breaker import Breaker
 from gateway.dispatch.budget import Budget
 from gateway.dispatch.flight import Flight
@@ -22,9 +23,11 @@ from gateway.http2.protocol import Answer, Results
 from gateway.model import Job, Lane, Note, Route, State, milliseconds_column, new_batch_id, new_job_id
 from gateway.queue.base import Lease, Progress
 from providers.base import (
+    ClientCertificate,
     Exchange,
     Head,
     Headers,
+    Material,
     Message,
     Outcome,
     Problem,
@@ -75,7 +78,9 @@ class ScriptedPlan:
 
 class ScriptedCredential:
     fingerprint = "scripted"
-    client_certificate: tuple[str, str] | None = None
+    key_id = "scripted"
+    expires_at: float | None = None
+    client_certificate: ClientCertificate | None = None
 
     def __init__(self) -> None:
         self.signed: Headers | None = ((b"authorization", b"0"),)
@@ -139,7 +144,7 @@ class ScriptedProvider:
     def farewell(self, debug: bytes) -> Outcome | None:
         return self.farewells.get(debug)
 
-    def credential(self, settings: ProviderSettings) -> ScriptedCredential:
+    def credential(self, settings: ProviderSettings, material: Material | None = None) -> ScriptedCredential:
         self.credentials.append(ScriptedCredential())
         return self.credentials[-1]
 
@@ -249,7 +254,7 @@ class Bench:
             ROUTE,
             self.provider,
             ORIGIN,
-            self.credential,
+            Signing("shop/scripted", self.credential),
             governor=Governor(rate, now, jitter),
             breaker=Breaker(max_dead_share),
             budget=Budget(retry_share, retry_floor, now),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 
 import pytest
 
+from gateway.credentials.store import Signing
 from gateway.dispatch.exchanges import REFUSED_RETRY, RETRY_CEILING, Exchanges
 from gateway.observe.health import Readiness
 from providers.base import Exchange, Outcome, Verdict
@@ -27,9 +27,8 @@ class Desk:
         self.woken = 0
         self.credential = ScriptedCredential()
         self.credential.wanted = exchange
-        self.exchanges = Exchanges(
-            [("shop/fcm", self.credential, ssl.create_default_context())], self.readiness, self._wake
-        )
+        signing = Signing("shop/fcm", self.credential)
+        self.exchanges = Exchanges(lambda: [signing], self.readiness, self._wake)
 
     def _wake(self) -> None:
         self.woken += 1
