@@ -4,9 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.complete
 BENCH_STAMP := .venv/.bench
 LONG_STAMP := .venv/.long
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint types check format bench lock clean
+.PHONY: help setup demo test test-long lint types check format bench manifests render audit sbom lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -59,6 +60,21 @@ $(BENCH_STAMP) $(LONG_STAMP): .venv/.%: $(STAMP) requirements-%.lock
 		$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-$*.lock; \
 	fi
 	@touch $@
+
+manifests: setup ## compose file, chart, manifests, alarms, unit and Dockerfile, with their own tools; says which is missing
+	$(BIN)/python -m pytest -q tests/deploy --tools
+
+render: ## write deploy/kubernetes/*.yaml anew from the chart (needs helm)
+	deploy/kubernetes/render
+
+audit: setup ## pip-audit: known vulnerabilities of what is locked; fails on what it cannot look up
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
+
+sbom: setup ## dist/carillon-VERSION.cdx.json: CycloneDX, what an installation is made of, with hashes
+	@mkdir -p dist
+	@$(BIN)/python -W ignore -m cyclonedx_py requirements --output-reproducible --pyproject pyproject.toml \
+		--output-file dist/carillon-$(VERSION).cdx.json requirements.lock
+	@echo dist/carillon-$(VERSION).cdx.json
 
 lock: ## resolve the dependencies anew (needs uv); versions and hashes only
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

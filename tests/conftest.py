@@ -13,4 +13,5 @@ settings.load_profile("shared")
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("carillon")
     group.addoption("--long", action="store_true", help="Attack at full scale: what `make test-long` runs.")
+    group.addoption("--tools", action="store_true", help="A tool that is missing is a failure: `make manifests`.")
     group.addoption("--evidence", metavar="FOLDER", help="Keep what the attacks found, as JSON, one file an attack.")
