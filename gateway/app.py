@@ -29,6 +29,7 @@ from gateway.observe.cpu import CpuShare
 from gateway.observe.metrics import Metrics
 from gateway.queue.base import QueueError
 from gateway.queue.sqlite import SqliteQueue
+from gateway.queue.unreadable import Unreadable
 from gateway.receipts.store import ReceiptStore
 from gateway.settings import Settings
 from providers import PROVIDERS
@@ -169,6 +170,19 @@ async def _open_queue(settings: Settings, worker: int, metrics: Metrics, stack: 
         metrics.crashed(batches)
         log.warning("batch.crashed", batches=batches, reason="the process that held them died, or fell silent")
 
+    def unreadable(found: Unreadable) -> None:
+        routes = metrics.route(found.route.app, found.route.provider)
+        routes.failed()
+        if found.given_up:
+            routes.dead_lettered()
+        log.error(
+            "batch.dead_lettered" if found.given_up else "batch.set_aside",
+            job=found.job_id,
+            batch=found.batch_id.hex(),
+            failures=found.failures,
+            error=f"{found.error}: it cannot be read from the queue",
+        )
+
     queue = SqliteQueue(
         settings.queue.path,
         owner=f"worker-{worker}",
@@ -176,6 +190,7 @@ async def _open_queue(settings: Settings, worker: int, metrics: Metrics, stack: 
         high_water=settings.queue.high_water,
         max_crashes=settings.queue.max_crashes,
         on_crash=crashed,
+        on_unreadable=unreadable,
     )
     settings.data.mkdir(parents=True, exist_ok=True)
     await queue.open()

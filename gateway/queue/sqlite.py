@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import apsw
-import msgspec
 
 from gateway.model import Job, Route, milliseconds_column
-from gateway.queue import clock, flight, leases, parking, sweeping, uploads
+from gateway.queue import clock, flight, leases, parking, sweeping, unreadable, uploads
 from gateway.queue.base import (
     DeadTarget,
     Depth,
@@ -46,8 +46,9 @@ from gateway.queue.columns import Columns
 from gateway.queue.database import Database
 from gateway.queue.dead import DeadFilter, count_dead, dead_since, known_dead
 from gateway.queue.flight import Entry, FlightRecorder, Trace
-from gateway.queue.leases import Deaths, Hold, Taken
+from gateway.queue.leases import Deaths, Hold
 from gateway.queue.rows import first, only
+from gateway.queue.unreadable import Unreadable
 from gateway.queue.uploads import Holder
 
 SWEPT_AT_ONCE = 32
@@ -61,8 +62,15 @@ DEAD_KEPT_UP = 0.5
 
 DEAD_AT_ONCE = 10_000
 
-_decode_job = msgspec.msgpack.Decoder(Job).decode
-_decode_columns = msgspec.msgpack.Decoder(tuple[bytes, ...]).decode
+
+class _Leased(NamedTuple):
+    """What came of asking for leases."""
+
+    found: list[unreadable.Contents]
+    scan_from: int
+    blamed: int
+    """Batches that are blamed for a holder's death."""
+    unreadable: list[Unreadable]
 
 
 class SqliteQueue:
@@ -76,6 +84,7 @@ class SqliteQueue:
         slots: most batches this process can hold at once.
         max_crashes: with how many dead holders a batch is parked; 2 or more.
         on_crash: told how many batches are blamed for a holder's death.
+        on_unreadable: told of each batch that cannot be read, whenever it is tried.
         keep_answers: seconds for which an idempotency key is remembered.
         uptime: seconds since the machine started.
     """
@@ -90,6 +99,7 @@ class SqliteQueue:
         slots: int = 6144,
         max_crashes: int = 3,
         on_crash: Callable[[int], None] = lambda batches: None,
+        on_unreadable: Callable[[Unreadable], None] = lambda found: None,
         keep_answers: float = 86_400.0,
         uptime: Callable[[], float] = clock.uptime,
     ) -> None:
@@ -103,6 +113,7 @@ class SqliteQueue:
         self._slots = slots
         self._max_crashes = max_crashes
         self._on_crash = on_crash
+        self._on_unreadable = on_unreadable
         self._suspect: Entry | None = None  # the batch on its last chance that is in hand
         self._keep_answers = keep_answers
         self._uptime = uptime
@@ -246,29 +257,29 @@ class SqliteQueue:
         recorder = self._recording()
         slots = recorder.reserve(min(room.batches, recorder.room))
         try:
-            taken, jobs = await self._take(room, len(slots), now)
-            self._keep(jobs)
+            found = await self._take(room, len(slots), now)
+            self._keep({each.job.id: each.job for each in found})
             self._suspect = next(
-                (Entry(each.sequence, each.attempt) for each in taken if each.crashes >= self._max_crashes - 1),
-                self._suspect,
+                (_entry(each) for each in found if each.taken.crashes >= self._max_crashes - 1), self._suspect
             )
-            return [_hand_out(recorder, slots.pop(), each, jobs[each.job_id]) for each in taken]
+            return [_hand_out(recorder, slots.pop(), each) for each in found]
         finally:
             recorder.unreserve(slots)
 
-    async def _take(self, room: Room, limit: int, now: float) -> tuple[list[Taken], dict[str, Job]]:
+    async def _take(self, room: Room, limit: int, now: float) -> list[unreadable.Contents]:
         future = self.database.write(partial(self._leasing, room, limit, now))
         try:
-            taken, jobs, self._scan_from, blamed = await asyncio.shield(future)
+            leased = await asyncio.shield(future)
         except asyncio.CancelledError:
             future.add_done_callback(self._give_back_unseen)
             raise
-        self._crashed(blamed)
-        return taken, jobs
+        self._scan_from = leased.scan_from
+        self._crashed(leased.blamed)
+        for each in leased.unreadable:
+            self._on_unreadable(each)
+        return leased.found
 
-    def _leasing(
-        self, room: Room, limit: int, now: float, db: apsw.Connection
-    ) -> tuple[list[Taken], dict[str, Job], int, int]:
+    def _leasing(self, room: Room, limit: int, now: float, db: apsw.Connection) -> _Leased:
         """The operation; runs in the writer's thread."""
         if self.database.failing:
             db.execute("UPDATE machine SET probes = probes + 1")  # a lease of nothing would not touch the disk
@@ -278,10 +289,16 @@ class SqliteQueue:
         until, last_chance = clock + self._lease_seconds, self._max_crashes - 1
         suspected = self._suspect is not None
         taken, scan_from = leases.lease(db, room, limit, self.owner, until, self._scan_from, last_chance, suspected)
-        jobs = {}
-        for job_id in dict.fromkeys(each.job_id for each in taken):
-            jobs[job_id] = self._jobs.get(job_id) or _decode_job(leases.message(db, job_id))
-        return taken, jobs, scan_from, blamed
+        leased = _Leased([], scan_from, blamed, [])
+        jobs: dict[str, Job] = {}
+        for each in taken:
+            try:
+                if (job := jobs.get(each.job_id) or self._jobs.get(each.job_id)) is None:
+                    job = jobs[each.job_id] = unreadable.job(leases.message(db, each.job_id))
+                leased.found.append(unreadable.contents(each, job))
+            except ValueError as error:
+                leased.unreadable.append(unreadable.put_off(db, each, error, clock, now))
+        return leased
 
     def _awake(self) -> bool:
         """Whether this process saw the last half of a lease pass. Who stood still itself, as when the machine slept,
@@ -296,11 +313,11 @@ class SqliteQueue:
         if blamed:
             self._on_crash(blamed)
 
-    def _give_back_unseen(self, future: asyncio.Future[tuple[list[Taken], dict[str, Job], int, int]]) -> None:
+    def _give_back_unseen(self, future: asyncio.Future[_Leased]) -> None:
         """Whoever asked was cancelled, so nobody has these leases and nothing of them was sent."""
         if future.cancelled() or future.exception() is not None or self._recorder is None:
             return
-        entries = [Entry(each.sequence, each.attempt) for each in future.result()[0]]
+        entries = [_entry(each) for each in future.result().found]
         giving = self.database.write(lambda db: leases.release_untouched(db, entries, time.time()))
         giving.add_done_callback(lambda done: done.cancelled() or done.exception())  # else the lease just expires
 
@@ -413,7 +430,7 @@ class SqliteQueue:
             return None
         parked, job, recipients, columns, states = stored
         return ParkedBatch(
-            parked, _decode_job(job), recipients.decode().split("\n"), _decode_columns(columns), bytes(states)
+            parked, unreadable.job(job), recipients.decode().split("\n"), unreadable.columns(columns), bytes(states)
         )
 
     async def replay(self, batch_id: bytes) -> bool:
@@ -480,19 +497,24 @@ class SqliteQueue:
             return flight.read(path, dead=dead)
 
 
-def _hand_out(recorder: FlightRecorder, slot: int, taken: Taken, job: Job) -> Lease:
+def _entry(found: unreadable.Contents) -> Entry:
+    return Entry(found.taken.sequence, found.taken.attempt)
+
+
+def _hand_out(recorder: FlightRecorder, slot: int, found: unreadable.Contents) -> Lease:
+    taken = found.taken
     stored = taken.stored or Columns.fresh(taken.size)
-    view, at_work = recorder.arm(slot, Entry(taken.sequence, taken.attempt), stored.states)
+    view, at_work = recorder.arm(slot, _entry(found), stored.states)
     return Lease(
         sequence=taken.sequence,
         batch_id=taken.batch_id,
         attempt=taken.attempt,
         until=taken.until,
-        job=job,
+        job=found.job,
         route=taken.route,
         count=taken.size,
-        columns=_decode_columns(taken.columns),
-        progress=Progress(view, stored.milliseconds_array(), stored.notes_by_index()),
+        columns=found.columns,
+        progress=Progress(view, stored.milliseconds_array(), found.notes),
         crashes=taken.crashes,
         failures=taken.failures,
         at_work=at_work,

@@ -22,6 +22,7 @@ from gateway.queue.base import (
     Replay,
     Twin,
 )
+from gateway.queue.clock import uptime
 from tests.gateway.queue.samples import APNS, FCM, NOW, ONE, WEB, batch, job, room, stored
 
 LEASE_SECONDS = 60.0
@@ -32,10 +33,10 @@ Opener = Callable[[str], Awaitable[Queue]]
 
 
 class Clock:
-    """The clock of leases and waits, in the hands of a test."""
+    """The clock of leases and waits, in the hands of a test; it starts with other processes' own."""
 
     def __init__(self) -> None:
-        self.now = 5000.0
+        self.now = uptime()
 
     def __call__(self) -> float:
         return self.now
