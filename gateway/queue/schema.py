@@ -205,7 +205,12 @@ UPDATE idempotency SET key = substr(key, 1, instr(key, '/') - 1) || ' ' || subst
 """
 """Its last line: the keys of two apps cannot be the same, whatever is in an app's name or a caller's key."""
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _AUDIT)
+_ORDERED_EXPIRY = """
+CREATE INDEX jobs_ordered ON jobs (expires)
+    WHERE ordering_key IS NOT NULL AND finished IS NULL AND expires IS NOT NULL;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _AUDIT, _ORDERED_EXPIRY)
 """What leads from each schema version (SQLite's `user_version`) to the next; the first starts from an empty file."""
 
 VERSION = len(MIGRATIONS)

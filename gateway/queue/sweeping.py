@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import apsw
 
-from gateway.queue.columns import Columns
-from gateway.queue.leases import batch_of, give_back
+from gateway.model import State
+from gateway.queue.columns import Columns, given_up
+from gateway.queue.leases import batch_of, give_back, give_up
 from gateway.queue.parking import end_expired
 from gateway.queue.rows import every, first
 from gateway.queue.schema import BatchState, JobState
+
+EXPIRED_BEHIND = "expired while an earlier job of its ordering key had not ended"
 
 
 def cancel(db: apsw.Connection, job_id: str) -> bool:
@@ -36,13 +39,18 @@ def cancel(db: apsw.Connection, job_id: str) -> bool:
 
 
 def sweep(db: apsw.Connection, pieces: int, now: float) -> bool:
-    """Do at most `pieces` of what was left for later: end batches of cancelled jobs and parked ones of expired jobs,
-    delete discarded jobs.
+    """Do at most `pieces` of what was left for later: end batches of cancelled jobs, and of expired ones those that are
+    parked or wait behind another job; delete discarded jobs.
 
     Returns:
         Whether there may be more.
     """
-    return _sweep_cancelled(db, pieces, now) or end_expired(db, pieces, now) or _sweep_discarded(db, pieces)
+    return (
+        _sweep_cancelled(db, pieces, now)
+        or end_expired(db, pieces, now)
+        or _sweep_behind(db, pieces, now)
+        or _sweep_discarded(db, pieces)
+    )
 
 
 def _sweep_cancelled(db: apsw.Connection, pieces: int, now: float) -> bool:
@@ -52,6 +60,22 @@ def _sweep_cancelled(db: apsw.Connection, pieces: int, now: float) -> bool:
         if batch is not None:
             columns = batch.stored or Columns.fresh(batch.size)
             give_back(db, batch, columns, None, now)
+    return bool(rows)
+
+
+def _sweep_behind(db: apsw.Connection, pieces: int, now: float) -> bool:
+    """Of jobs that expired while an earlier one of their ordering key had not ended: it may be parked, for days."""
+    rows = every(
+        db,
+        "SELECT sequence FROM jobs j JOIN batches b ON b.job = j.number WHERE ordering_key IS NOT NULL "
+        "AND j.finished IS NULL AND j.expires <= ? AND b.state = 5 LIMIT ?",
+        (now, pieces),
+    )
+    for (sequence,) in rows:
+        batch = batch_of(db, sequence, "b.state = 5", ())
+        if batch is not None:
+            ended = given_up(Columns.fresh(batch.size), State.EXPIRED, EXPIRED_BEHIND, "", batch.elapsed(now))
+            give_up(db, batch, ended, now)
     return bool(rows)
 
 

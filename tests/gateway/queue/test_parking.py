@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.model import Note, State
-from gateway.queue import clock, flight, parking
+from gateway.queue import clock, flight, parking, sweeping
 from gateway.queue.base import Lease, LeaseLost
 from gateway.queue.sqlite import SqliteQueue
 from gateway.receipts.store import ReceiptStore
@@ -227,6 +227,46 @@ async def test_it_expires_with_its_job(queue: SqliteQueue, open_queue: Opener) -
     await queue.maintain(NOW + 100)
     assert [state for state, _ in await states(queue, job_id)] == ["accepted", "unknown", *["expired"] * 3]
     assert await queue.parked_count() == 0
+
+
+class TestBehindAnother:
+    """Jobs of one ordering key, of which the first may stay parked for days."""
+
+    @staticmethod
+    async def line(queue: SqliteQueue, *expiries: float | None) -> list[str]:
+        """Jobs of two batches each, one behind the other."""
+        jobs = [job(key="k", expires_at=expires_at) for expires_at in expiries]
+        for each in jobs:
+            assert await queue.submit(each, None, [batch(), batch(1, FCM)], b"{}") is None
+        return [each.id for each in jobs]
+
+    async def test_a_job_ends_when_it_expires(self, queue: SqliteQueue, open_queue: Opener) -> None:
+        """Nobody waits for a receipt until an operator has looked at somebody else's batch."""
+        first, second, third = await self.line(queue, None, NOW + 100, NOW + 200)
+        for _ in range(4):  # the last two, one after the other
+            await killed_by(open_queue, None)
+            await queue.recover(NOW)
+        await queue.maintain(NOW + 99)
+        assert [state for state, _ in await states(queue, second)] == []
+        await queue.maintain(NOW + 100)
+        assert await states(queue, second) == [("expired", sweeping.EXPIRED_BEHIND)] * 4
+        status = await ReceiptStore(queue.database).job(second)
+        assert status is not None
+        assert status.finished
+        assert [state for state, _ in await states(queue, third)] == []
+        assert await queue.lease(room(), NOW + 100) == [], "the third is still behind the first"
+        assert (await queue.depth())[:2] == (4, 8)
+        for parked in await queue.parked(0, 10):
+            assert parked.job_id == first
+            assert await queue.purge(parked.batch_id, NOW + 101)
+        assert {lease.job.id for lease in await queue.lease(room(), NOW + 101)} == {third}
+
+    async def test_one_without_an_expiry_waits(self, queue: SqliteQueue, open_queue: Opener) -> None:
+        _, second = await self.line(queue, NOW + 1, None)
+        await queue.lease(room(), NOW)  # the first is in somebody's hands, who ends it
+        await queue.maintain(NOW + 1e6)
+        assert await states(queue, second) == []
+        assert (await queue.depth())[:2] == (4, 8)
 
 
 async def test_deaths_are_told_to_whoever_counts_them(path: Path, open_queue: Opener) -> None:
