@@ -26,7 +26,9 @@ from gateway.ingest.server import Ingest, application, runner
 from gateway.listener import BACKLOG
 from gateway.observe import health
 from gateway.observe.cpu import CpuShare
+from gateway.observe.logs import watch
 from gateway.observe.metrics import Metrics
+from gateway.observe.redaction import Mask
 from gateway.queue.base import QueueError
 from gateway.queue.sqlite import SqliteQueue
 from gateway.queue.unreadable import Unreadable
@@ -78,6 +80,7 @@ async def run_worker(
         QueueError: the queue's file cannot be used.
     """
     sys.setswitchinterval(SWITCH)
+    watch(asyncio.get_running_loop())
     leaving = _Leaving()
     async with AsyncExitStack() as stack:
         credentials = CredentialStore(settings.blocks())
@@ -95,6 +98,7 @@ async def run_worker(
             receipts=receipts,
             meter=metrics,
             audit=AuditLog(queue.database),
+            mask=Mask.of(settings.data / "mask.key"),
             limits=Limits(body=int(settings.http.max_body), line=int(settings.http.max_line)),
         )
         server = application(

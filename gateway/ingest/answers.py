@@ -106,7 +106,9 @@ class ParkedDelivery(msgspec.Struct, frozen=True):
 
     id: str
     recipient: Annotated[str, Meta(description="The caller's id.")]
-    target: Annotated[str, Meta(description="Both ends of its token or endpoint, and the length.")]
+    target: Annotated[
+        str, Meta(description="The beginning of its token or endpoint, and a hash that only this gateway can compute.")
+    ]
     sent: Annotated[bool, Meta(description="It was on the wire when its process died: it may have reached its device.")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from itertools import islice
 from uuid import UUID
 
@@ -21,9 +22,8 @@ from gateway.queue.base import Parked, ParkedBatch, Queue
 SHOWN = 20
 """Deliveries of a batch that are looked into."""
 
-ENDS_SHOWN = 4
-LONG = 24
-"""Of a target, so many characters are shown at either end, if it is as long as this."""
+Mask = Callable[[str], str]
+"""Shows a target so that it can be told from others, and not be used."""
 
 _NOT_PARKED = (
     "No such batch is parked. Batches are named by the id of any of their deliveries. What has a receipt keeps it: "
@@ -34,9 +34,10 @@ _NOT_PARKED = (
 class Parking:
     """The routes under `/v1/parked`."""
 
-    def __init__(self, queue: Queue, audit: Audit, limits: Limits) -> None:
+    def __init__(self, queue: Queue, audit: Audit, mask: Mask, limits: Limits) -> None:
         self._queue = queue
         self._audit = audit
+        self._mask = mask
         self._limits = limits
 
     def routes(self) -> list[Guarded]:
@@ -55,7 +56,7 @@ class Parking:
         return json_response(ParkedPage([_report(each, caller) for each in parked], str(cursor)))
 
     async def _show(self, request: web.Request) -> web.Response:
-        return json_response(_contents(await self._find(request), principal(request)))
+        return json_response(_contents(await self._find(request), principal(request), self._mask))
 
     async def _replay(self, request: web.Request) -> web.Response:
         report = await self._decided(request, "parked.replay")
@@ -102,7 +103,7 @@ def _report(parked: Parked, caller: Principal) -> ParkedReport:
     )
 
 
-def _contents(found: ParkedBatch, caller: Principal) -> ParkedContents:
+def _contents(found: ParkedBatch, caller: Principal, mask: Mask) -> ParkedContents:
     job, targets = found.job, found.columns[0].split(b"\n")
     prefix = delivery_prefix(found.parked.batch_id)
     left = [index for index, state in enumerate(found.states) if state in (State.PENDING, State.SENT)]
@@ -122,15 +123,9 @@ def _contents(found: ParkedBatch, caller: Principal) -> ParkedContents:
             ParkedDelivery(
                 id=prefix + INDEX_DIGITS[index].decode(),
                 recipient=found.recipients[index],
-                target=_masked(targets[index].decode("utf-8", "replace")),
+                target=mask(targets[index].decode("utf-8", "replace")),
                 sent=found.states[index] == State.SENT,
             )
             for index in islice(left, SHOWN)
         ],
     )
-
-
-def _masked(target: str) -> str:
-    if len(target) < LONG:
-        return f"… ({len(target)} characters)"
-    return f"{target[:ENDS_SHOWN]}…{target[-ENDS_SHOWN:]} ({len(target)} characters)"

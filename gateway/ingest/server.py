@@ -19,7 +19,7 @@ from gateway.ingest.limits import KIB, Limits
 from gateway.ingest.lookup import Audit, Lookup, Receipts
 from gateway.ingest.media import JSON, NDJSON, content_type
 from gateway.ingest.overload import Overload, unstored
-from gateway.ingest.parking import Parking
+from gateway.ingest.parking import Mask, Parking
 from gateway.ingest.problem import Refused
 from gateway.queue.base import Queue, QueueError
 from providers.base import Provider
@@ -43,6 +43,7 @@ class Ingest:
         receipts: where is read what became of them.
         meter: where recipients are counted.
         audit: where is kept who took jobs back or decided about parked batches.
+        mask: how targets are shown to operators.
     """
 
     def __init__(
@@ -54,11 +55,12 @@ class Ingest:
         receipts: Receipts,
         meter: Meter,
         audit: Audit,
+        mask: Mask,
         limits: Limits = Limits(),
     ) -> None:
         self._intake = Intake(apps, providers, queue, meter, limits)
         self._lookup = Lookup(apps, queue, receipts, audit, limits)
-        self._parking = Parking(queue, audit, limits)
+        self._parking = Parking(queue, audit, mask, limits)
         self._limits = limits
         self._overload = Overload(limits.free)
         self.door = Door()

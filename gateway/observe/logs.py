@@ -4,7 +4,8 @@
 level     events
 ========  =====================================================================================================
 error     someone has to act: `workers.give_up`, `gateway.reload_refused`, `gateway.reload_failed`, `route.stopped`; a
-          defect of ours: `http.failed` (the caller got 500), `worker.failed`, `batch.set_aside`, `batch.dead_lettered`
+          defect of ours: `http.failed` (the caller got 500), `worker.failed`, `process.failed`, `batch.set_aside`,
+          `batch.dead_lettered`
 warning   it goes on, but look: `worker.died`, `worker.killed`, `loop.stalled`, `queue.lease_failed`,
           `queue.lease_lost`, `queue.maintenance_failed`, `batch.crashed`, `credential.exchange_failed`, `route.held`
 info      lifecycle: `worker.started`, `worker.ready`, `http.listening`, `gateway.draining`, `gateway.reloaded`,
@@ -13,67 +14,29 @@ debug     expected failures: `queue.failed`
 ========  =====================================================================================================
 
 Nothing is logged per notification at any level: what happened to one is its receipt. Device tokens, endpoints,
-payloads and secrets are not logged; `redact` is the one step that sees to it, for our own and for libraries' records.
+payloads and secrets are not logged: `redaction` sees to it, for our own and for libraries' records. Of those there are
+none below WARNING at any level, as they are about single requests, header fields and messages.
 A line is one JSON object on standard error (or, with `log_format = "console"`, text for a terminal).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import re
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, BinaryIO, cast
 
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-_HIDDEN = "[hidden]"
+from gateway.observe.redaction import redact, tell_exceptions, unquoted
 
-_SECRET_KEY = re.compile(
-    r"token|secret|password|authori[sz]ation|payload|endpoint|subscription|assertion|jwt|p256dh|cookie|private"
-    r"|(^|[_-])(auth|keys?|body|headers|targets?|vars)$",
-    re.IGNORECASE,
-)
-"""Names whose values are not shown. `key_id`, `fingerprint` and `origin` are, and so are numbers under any name."""
-
-_SECRET_TEXT = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
-    r"|\b(?:bearer|basic|vapid|webpush)\s+[\w.=,~+/-]{8,}"  # authorization schemes
-    r"|\beyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?"  # a JWT
-    r"|\bya29\.[\w.-]+"  # a Google access token
-    r"|(?<![0-9A-Fa-f])[0-9A-Fa-f]{64,}(?![0-9A-Fa-f])"  # an APNs device token
-    r"|\b[\w-]{8,}:APA91[\w-]+"  # an FCM registration token
-    r"|(?<=://)([^\s/\"']+)/[^\s\"']{20,}",  # the path of a push endpoint; its host stays
-    re.IGNORECASE | re.DOTALL,
-)
-"""What gives itself away in free text, such as a library's exception."""
-
-_QUIET = ("aiohttp.access", "h2", "hpack", "hyperframe", "asyncio")
-"""Libraries that write about single requests or header fields below WARNING."""
-
-
-def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """The one redaction step: by name of the field, and by shape of the text."""
-    return {key: _shown(key, value) for key, value in event.items()}
-
-
-def _shown(key: str, value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if _SECRET_KEY.search(key):
-        return _HIDDEN
-    if isinstance(value, Mapping):
-        return {str(inner): _shown(str(inner), below) for inner, below in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_shown("", below) for below in value]
-    return _SECRET_TEXT.sub(_cover, value if isinstance(value, str) else repr(value))
-
-
-def _cover(match: re.Match[str]) -> str:
-    return f"{match[1]}/{_HIDDEN}" if match[1] else _HIDDEN
+_LOG = structlog.get_logger()
 
 
 def _shared(fields: Mapping[str, Any]) -> list[Processor]:
@@ -85,7 +48,7 @@ def _shared(fields: Mapping[str, Any]) -> list[Processor]:
     return [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        tell_exceptions,
         add_fields,
         redact,
     ]
@@ -124,7 +87,7 @@ def configure(level: str, form: str, stream: BinaryIO | None = None, **fields: A
     )
     handler = logging.StreamHandler(_Text(out))
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        _Unquoting(
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _renderer(form),
@@ -133,9 +96,37 @@ def configure(level: str, form: str, stream: BinaryIO | None = None, **fields: A
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *_shared(fields)],
         )
     )
-    logging.basicConfig(handlers=[handler], level=threshold, force=True)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+    handler.setLevel(max(threshold, logging.WARNING))  # whatever levels loggers have of their own
+    logging.basicConfig(handlers=[handler], level=handler.level, force=True)
+    sys.excepthook = _crashed
+    threading.excepthook = lambda crash: _crashed(crash.exc_type, crash.exc_value, crash.exc_traceback)
+    sys.unraisablehook = lambda crash: _crashed(crash.exc_type, crash.exc_value, crash.exc_traceback)
+
+
+def _crashed(_kind: type[BaseException], error: BaseException | None, _trace: TracebackType | None) -> None:
+    """What nobody has caught is told like everything else: without what it says."""
+    if not isinstance(error, KeyboardInterrupt | SystemExit):
+        _LOG.error("process.failed", exc_info=error)
+
+
+def watch(loop: asyncio.AbstractEventLoop) -> None:
+    """Have a loop tell of what fails in its callbacks and forgotten tasks without quoting it."""
+
+    def tell(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        reason = None if error is not None else unquoted(context.get("message", ""), ())
+        _LOG.error("process.failed", exc_info=error, reason=reason)
+
+    loop.set_exception_handler(tell)
+
+
+class _Unquoting(structlog.stdlib.ProcessorFormatter):
+    """Formats libraries' records without what they quote."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record = logging.makeLogRecord(record.__dict__)
+        record.msg, record.args = unquoted(record.msg, record.args), ()
+        return super().format(record)
 
 
 class _Lossy:

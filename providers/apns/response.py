@@ -96,6 +96,7 @@ class _Body(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_Body).decode
 _WORD = re.compile(r"[A-Za-z]{1,64}")
+_UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
 def outcome(status: int, headers: Headers, body: bytes, now: float, *, own_topic: bool) -> Outcome:
@@ -130,7 +131,9 @@ def farewell(debug: bytes) -> Outcome | None:
 
 def _accepted(headers: Headers) -> Outcome:
     for name, value in headers:
-        if name == b"apns-unique-id":  # the sandbox's key into the Push Notifications Console
+        if name == b"apns-unique-id" and _UUID.fullmatch(
+            value
+        ):  # the sandbox's key into the Push Notifications Console
             return Outcome(verdict=Verdict.ACCEPTED, provider_id=value.decode("latin-1"))
     return ACCEPTED
 

@@ -90,6 +90,8 @@ _decode_sent = msgspec.json.Decoder(_Sent).decode
 _decode_error = msgspec.json.Decoder(_Body).decode
 _ACCEPTED = Verdict.ACCEPTED
 _WORD = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_MESSAGE = re.compile(r"[0-9A-Fa-f:%-]{1,63}")
+"""An id of FCM's: hexadecimal numbers. What is longer may be a token that came back."""
 
 
 def outcome(status: int, headers: Headers, body: bytes, now: float) -> Outcome:
@@ -123,7 +125,8 @@ def _accepted(body: bytes) -> Outcome:
         name = _decode_sent(body).name
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Outcome(_ACCEPTED)
-    return Outcome(_ACCEPTED, "", name.rpartition("/")[2])
+    message = name.rpartition("/")[2]
+    return Outcome(_ACCEPTED, "", message if _MESSAGE.fullmatch(message) else "")
 
 
 def _read(body: bytes) -> _Error:

@@ -96,7 +96,8 @@ BY_STATUS: dict[int, Outcome] = {
 
 _PHRASES = tuple(word for (of, _, word) in BY_WORD if of is Service.FCM)
 _WORD = re.compile(r"[A-Za-z]{1,64}")
-_VISIBLE = re.compile(r"[ -~]{1,120}")
+_SENTENCE = re.compile(r"[A-Za-z][A-Za-z .,'_-]{0,119}")
+"""Without digits: whatever came back of a token or a payload is none."""
 
 
 class _Apple(msgspec.Struct):
@@ -160,7 +161,7 @@ def _field(headers: Headers, wanted: bytes) -> str:
     for name, value in headers:
         if name == wanted:
             text = value.decode("latin-1")
-            return text if _VISIBLE.fullmatch(text) else ""
+            return text if _SENTENCE.fullmatch(text) else ""
     return ""
 
 

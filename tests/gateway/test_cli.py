@@ -265,7 +265,7 @@ def parked(number: int) -> dict[str, Any]:
         "id": receipt(number=number)["id"], "job": JOB, "app": "shop", "provider": "apns", "origin": "",
         "class": "promotional", "size": 1000, "crashes": 3, "parked_at": 1_800_000_000.0, "reason": "3 processes died",
     }  # fmt: skip
-    delivery = {"id": batch["id"], "recipient": "u1", "target": "00fc…13ad (64 characters)", "sent": True}
+    delivery = {"id": batch["id"], "recipient": "u1", "target": "00fc13…3f2a11d0c4be", "sent": True}
     return {"batch": batch, "message": {"title": 12}, "left": 700, "deliveries": [delivery]}
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import errno
 import io
 import json
 import logging
 import re
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import pytest
 import structlog
 
 from gateway.observe import logs
+from gateway.observe.redaction import Mask
 
 TOKEN = "a1" * 32
 JWT = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJURUFNIn0.c2lnbmF0dXJl"
@@ -30,7 +34,9 @@ def _restored() -> Iterator[None]:
     """Logging is the process's: each test leaves it as it was."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     yield
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
     structlog.reset_defaults()
     root.handlers[:], root.level = handlers, level
 
@@ -61,15 +67,112 @@ def test_a_line_is_one_json_object() -> None:
 
 
 def test_levels_are_kept() -> None:
-    """What is below the level costs nothing and is not there; libraries that chatter are held at warning."""
+    """What is below the level costs nothing and is not there; libraries are held at warning, whatever they think."""
     out = configured("info")
     structlog.get_logger().debug("batch.completed")
     logging.getLogger("hpack.hpack").debug("Encoding header authorization: bearer sekrit")
     logging.getLogger("somewhere").info("a library speaks")
-    assert [line["event"] for line in lines(out)] == ["a library speaks"]
+    assert lines(out) == []
     debug = configured("debug")
-    logging.getLogger("hpack.hpack").debug("Encoding header authorization: bearer sekrit")
+    for name in ("hpack.hpack", "h2", "aiohttp.server", "aiokafka.consumer", "redis", "asyncio"):
+        chatty = logging.getLogger(name)
+        chatty.setLevel(logging.DEBUG)
+        chatty.debug("Encoding header authorization: bearer sekrit")
+        chatty.info("and so on")
+        chatty.setLevel(logging.NOTSET)
     assert lines(debug) == []
+    logging.getLogger("somewhere").warning("a library speaks")
+    assert [line["event"] for line in lines(debug)] == ["a library speaks"]
+
+
+def test_of_a_library_only_what_is_fixed_and_numbers_are_shown() -> None:
+    """Whatever else it wanted to say may be anything that passed through it."""
+    out = configured()
+    library = logging.getLogger("library")
+    library.warning("%d of %s failed after %.1f s at %s%%: %r", 3, "sekrit", 1.5, 20, ValueError("sekrit"))
+    library.error(ValueError("sekrit"))
+    library.error("Task exception was never retrieved\nfuture: <Task exception=ValueError('sekrit')>")
+    library.error("%(name)s is %(age)d", {"name": "sekrit", "age": 4})
+    library.error("broken %s %s", "sekrit")
+    assert [line["event"] for line in lines(out)] == [
+        "3 of [hidden] failed after 1.5 s at 20%: [hidden]",
+        "ValueError",
+        "Task exception was never retrieved",
+        "[hidden] is [hidden]",
+        "broken [hidden] [hidden]",
+    ]
+
+
+def test_of_exceptions_types_and_places_are_shown_and_no_words() -> None:
+    """They quote what they stumbled over; where that was is enough to find it."""
+    out = configured()
+    try:
+        try:
+            {}["sekrit"]
+        except KeyError as error:
+            raise ExceptionGroup("sekrit", [ValueError("sekrit"), OSError("sekrit")]) from error
+    except ExceptionGroup:
+        structlog.get_logger().exception("worker.failed", stack_info=True)
+        logging.getLogger("library").exception("failed")
+    structlog.get_logger().error("told", reason=ValueError("sekrit"))
+    for line in lines(out)[:2]:
+        assert "sekrit" not in json.dumps(line)
+        told = str(line["exception"])
+        for name in ("KeyError", "ExceptionGroup", "ValueError", "OSError"):
+            assert f"builtins.{name}" in told
+        assert f'File "{__file__}", line' in told
+        assert "in test_of_exceptions_types" in told
+    assert lines(out)[2]["reason"] == "ValueError"
+
+
+def test_what_nobody_caught_is_told_in_the_same_way(capfd: pytest.CaptureFixture[str]) -> None:
+    """In the main thread, in others, in destructors and on the loop."""
+    out = configured()
+
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("sekrit")
+
+    def fail() -> None:
+        raise ValueError("sekrit")
+
+    async def forget() -> None:
+        loop = asyncio.get_running_loop()
+        logs.watch(loop)
+        loop.call_soon(fail)
+        loop.call_exception_handler({"message": "Task was destroyed but it is pending!"})
+        await asyncio.sleep(0)
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    del (broken := [Broken()])[0]
+    asyncio.run(forget())
+    try:
+        fail()
+    except ValueError as error:
+        sys.excepthook(ValueError, error, error.__traceback__)
+        sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert broken == []
+    said = out.getvalue().decode() + "".join(capfd.readouterr())
+    assert "sekrit" not in said
+    told = lines(out)
+    assert [line["event"] for line in told] == ["process.failed"] * 5
+    assert sum("builtins.ValueError" in str(line.get("exception")) for line in told) == 4
+
+
+def test_a_mask_tells_tokens_apart_and_gives_none_away(tmp_path: Path) -> None:
+    """Six characters and a hash that nobody can compute who has not the key, the same in all processes."""
+    mask = Mask.of(tmp_path / "mask.key")
+    assert (tmp_path / "mask.key").stat().st_mode & 0o777 == 0o600
+    assert len((tmp_path / "mask.key").read_bytes()) == 32
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.key"]
+    shown = mask(TOKEN)
+    assert shown == Mask.of(tmp_path / "mask.key")(TOKEN)
+    assert re.fullmatch(r"a1a1a1…[0-9a-f]{12}", shown)
+    assert mask(TOKEN[:-1] + "0") != shown
+    assert Mask(bytes(32))(TOKEN) != shown
+    assert re.fullmatch(r"…[0-9a-f]{12}", mask("short-enough-to-be-guessed"[:23]))
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

@@ -631,8 +631,8 @@ def test_accepted() -> None:
     assert answer(200) == Outcome(Verdict.ACCEPTED)
     plan = provider.compile(Message(title="t"), Terms(), SETTINGS, "https://x")
     assert plan.bare_accept
-    sandbox = plan.outcome(200, ((b"apns-unique-id", b"u-1"),), b"", NOW)
-    assert sandbox == Outcome(Verdict.ACCEPTED, provider_id="u-1")
+    sandbox = plan.outcome(200, ((b"apns-unique-id", b"6f1e0f65-0000-4000-8000-00000000000A"),), b"", NOW)
+    assert sandbox == Outcome(Verdict.ACCEPTED, provider_id="6f1e0f65-0000-4000-8000-00000000000A")
 
 
 def test_every_row_of_the_table_is_tested() -> None:

@@ -12,11 +12,13 @@ from gateway.access.gate import OpenGate
 from gateway.ingest.door import Door
 from gateway.ingest.limits import Limits
 from gateway.ingest.server import Ingest, application, runner
+from gateway.observe.redaction import Mask
 from providers.base import Provider, ProviderSettings
 from providers.stub import provider as stub
 from tests.gateway.fakes import Counts, MemoryAudit, MemoryQueue, MemoryReceipts
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
+MASK = Mask(bytes(32))
 HEAD = {"app": "shop", "class": "promotional", "message": {"title": "Hello"}}
 PROVIDERS: dict[str, Provider] = {"stub": stub}
 APPS: dict[str, dict[str, ProviderSettings]] = {"shop": {"stub": stub.settings(key="k")}, "bank": {}}
@@ -97,6 +99,7 @@ async def serve() -> AsyncIterator[Serve]:
             receipts=MemoryReceipts(queue) if receipts is None else receipts,
             meter=counts,
             audit=audit,
+            mask=MASK,
             limits=Limits(**limits),
         )
         server = runner(application(ingest.routes(), OpenGate(), ingest.door))

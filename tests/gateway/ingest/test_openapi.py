@@ -31,6 +31,7 @@ async def test_it_names_every_route() -> None:
         receipts=MemoryReceipts(queue),
         meter=Counts(),
         audit=MemoryAudit(),
+        mask=str,
     )
     served = {(guarded.route.path, guarded.route.method.lower()) for guarded in ingest.routes()}
     paths = json.loads(openapi.document())["paths"]
