@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import random
 import signal
 import socket
@@ -18,7 +19,11 @@ from aiohttp import web
 
 from gateway.access.gate import OpenGate
 from gateway.audit.log import AuditLog
+from gateway.credentials.desk import Desk
+from gateway.credentials.health import Health
+from gateway.credentials.rotation import Rotation
 from gateway.credentials.store import CredentialStore
+from gateway.credentials.vault import find
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.ingest.door import Door
 from gateway.ingest.limits import Limits
@@ -91,6 +96,22 @@ async def run_worker(
         receipts = ReceiptStore(queue.database)
         readiness = health.Readiness("gateway", "queue")
         dispatcher = Dispatcher(settings, queue, credentials, metrics, readiness, busy=CpuShare())
+        vault = find(settings.credentials, os.environ)
+        given = dict(credentials.items())
+        rotation = Rotation(
+            queue.database,
+            credentials,
+            settings.blocks(),
+            vault,
+            Health(metrics, readiness),
+            settings.credentials,
+            f"worker-{worker}",
+            dispatcher.follow_credentials,
+        )
+        desk = Desk(
+            queue.database, settings.blocks(), lambda *key: given.get(key), vault, settings.credentials, rotation.hasten
+        )
+        await rotation.start()
         ingest = Ingest(
             apps=_apps(settings),
             providers=PROVIDERS,
@@ -99,6 +120,8 @@ async def run_worker(
             meter=metrics,
             audit=AuditLog(queue.database),
             mask=Mask.of(settings.data / "mask.key"),
+            credentials=desk,
+            line=credentials.line,
             limits=Limits(body=int(settings.http.max_body), line=int(settings.http.max_line)),
         )
         server = application(
@@ -111,6 +134,7 @@ async def run_worker(
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(dispatcher.run()),
+                tasks.create_task(rotation.run()),
                 tasks.create_task(health.watch_loop(metrics, samplers)),
                 tasks.create_task(_maintain(queue, receipts, settings, readiness)),
             ]

@@ -1,4 +1,4 @@
-"""The command line: serve, send, receipts, parked, doctor, backup, simulate, demo, version.
+"""The command line: serve, send, receipts, parked, credentials, doctor, backup, simulate, demo, version.
 
 Exit status: 0 it is done; 1 it was done and the answer is bad (a finding of `doctor`, a notification not accepted);
 2 the command or the configuration is wrong; 3 no gateway answers. `serve`: see `gateway.supervisor`.
@@ -26,14 +26,16 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from gateway.advice import advice
-from gateway.client import Client, Page, Refused, Unreachable
+from gateway.client import Client, Page
+from gateway.credential_commands import commands as credential_commands
+from gateway.terminal import BAD_ANSWER, DEFAULT_URL, AsJson, Url
+from gateway.terminal import say as _say
+from gateway.terminal import talking as _talking
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
 
-BAD_ANSWER = 1
 WRONG_USE = 2
-NO_GATEWAY = 3
 
 ROWS_SHOWN = 50
 """Receipts in a table; beyond that, counting them says more. `--json` gives all."""
@@ -59,10 +61,7 @@ Config = Annotated[
         help="The configuration file. Without it: carillon.toml if there is one here, and CARILLON_* variables.",
     ),
 ]
-Url = Annotated[str, typer.Option(envvar="CARILLON_URL", help="Where the gateway listens.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
 
-DEFAULT_URL = "http://127.0.0.1:8080"
 DEFAULT_CONFIG = Path("carillon.toml")
 
 
@@ -92,6 +91,7 @@ def serve(
     reads the settings anew and replaces the workers one after the other, without a gap for callers.
     """
     from gateway.credentials import CredentialsError, CredentialStore
+    from gateway.credentials.vault import VaultError, find
     from gateway.listener import bind
     from gateway.observe import logs
     from gateway.observe.cells import SlotTaken
@@ -101,9 +101,10 @@ def serve(
 
     config, over = _config(config), {} if workers is None else {"CARILLON_WORKERS": str(workers)}
     settings = _settings(config, over)
-    with _refusing(CredentialsError, SlotTaken, QueueError, OSError):
+    with _refusing(CredentialsError, SlotTaken, QueueError, VaultError, OSError):
         CredentialStore(settings.blocks())  # the workers load them again; here all errors are told once
         clear(settings.data / "metrics")
+        find(settings.credentials, os.environ)
         prepare(settings.queue.path)
         listeners = bind(settings.http.host, settings.http.port)
     logs.configure(settings.observe.log_level, settings.observe.log_format)
@@ -178,6 +179,7 @@ def worker(
     import uvloop
 
     from gateway.app import run_worker
+    from gateway.credentials.vault import VaultError
     from gateway.listener import inherited
     from gateway.observe import logs
     from gateway.observe.cells import SlotTaken
@@ -188,7 +190,7 @@ def worker(
     line = Parent(parent)
     settings = _settings(config, {"CARILLON_WORKERS": str(workers)})
     logs.configure(settings.observe.log_level, settings.observe.log_format, worker=worker)
-    with _refusing(SettingsError, SlotTaken, QueueError, OSError):
+    with _refusing(SettingsError, SlotTaken, QueueError, VaultError, OSError):
         try:
             uvloop.run(run_worker(settings, worker, inherited(listeners), line.say_ready, line.say_alive))
         except ExceptionGroup:
@@ -351,6 +353,7 @@ parked = typer.Typer(
     epilog="Example: carillon parked list",
 )
 app.add_typer(parked, name="parked")
+app.add_typer(credential_commands, name="credentials")
 
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Its id, as `carillon parked list` shows it.")]
 
@@ -532,25 +535,3 @@ def _refusing(*errors: type[Exception]) -> Iterator[None]:
     except errors as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(WRONG_USE) from None
-
-
-@contextmanager
-def _talking(as_json: bool) -> Iterator[None]:
-    """What goes wrong with a gateway, for people on standard error, for machines on standard output."""
-    try:
-        yield
-    except Refused as error:
-        if as_json:
-            typer.echo(json.dumps(error.problem))
-        typer.echo(f"The gateway refused: {error}", err=True)
-        raise typer.Exit(BAD_ANSWER) from None
-    except Unreachable as error:
-        typer.echo(f"{error}. Start one with `carillon serve`, or name another with --url.", err=True)
-        raise typer.Exit(NO_GATEWAY) from None
-
-
-def _say(as_json: bool, value: object, sentence: str) -> None:
-    if as_json:
-        typer.echo(json.dumps(value))
-    else:
-        Console(soft_wrap=True).print(sentence)

@@ -82,6 +82,25 @@ class Client:
         """Dead-letter a parked batch; it as it was."""
         return self._asked("DELETE", f"/v1/parked/{quote(batch_id, safe='')}")
 
+    def credentials(self) -> list[dict[str, Any]]:
+        """All credentials, without their secrets."""
+        found: list[dict[str, Any]] = self._asked("GET", "/v1/credentials")["credentials"]
+        return found
+
+    def credential_history(self, cursor: str | None = None) -> dict[str, Any]:
+        """A page of what happened to credentials, from the start or a cursor."""
+        return self._asked("GET", "/v1/credentials/history" + (f"?after={quote(cursor)}" if cursor else ""))
+
+    def add_credential(self, app: str, provider: str, material: Mapping[str, str]) -> dict[str, Any]:
+        """Have a credential checked and stored; it as it is by then."""
+        body = {"app": app, "provider": provider, "material": material}
+        with self._request("POST", "/v1/credentials", json.dumps(body).encode()) as response:
+            return _object(response)
+
+    def credential_step(self, number: str, step: str) -> dict[str, Any]:
+        """`probe`, `rotate`, `promote`, `rollback` or `retire` one; it as it is by then."""
+        return self._asked("POST", f"/v1/credentials/{quote(number, safe='')}/{step}")
+
     def _asked(self, method: str, path: str) -> dict[str, Any]:
         with self._request(method, path) as response:
             return _object(response)

@@ -19,6 +19,9 @@ from providers.base import Message, Terms
 BATCH_SIZE = 1000
 
 
+PAIR_MARK = "#"
+
+
 class Lane(enum.IntEnum):
     """A class's queue: lower is looked at first."""
 
@@ -50,11 +53,24 @@ TERMINAL_STATES = tuple(state for state in State if state >= State.ACCEPTED)
 
 
 class Route(msgspec.Struct, frozen=True, order=True):
-    """One (app, provider, origin)'s way out. `origin` is "" for the endpoint of the app's settings."""
+    """One (app, provider, origin)'s way out. `origin` is "" for the endpoint of the app's settings.
+
+    Where targets are bound to a credential that is not the app's first one, its fingerprint is in it, behind a `#`.
+    """
 
     app: str
     provider: str
     origin: str = ""
+
+    @property
+    def place(self) -> str:
+        """The origin alone."""
+        return self.origin.partition(PAIR_MARK)[0]
+
+    @property
+    def pair(self) -> str:
+        """The fingerprint of the credential that its targets are bound to; "" for the app's first."""
+        return self.origin.partition(PAIR_MARK)[2]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

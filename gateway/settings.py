@@ -21,6 +21,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     create_model,
     field_validator,
@@ -123,6 +124,19 @@ class Observe(Section):
     log_format: Literal["json", "console"] = "json"
 
 
+class Credentials(Section):
+    """`[credentials]`: those that are added while the gateway runs, and how they are rotated."""
+
+    key: SecretStr | None = None
+    """32 bytes in base64, which encrypt them in the database; several, one a line: the first encrypts."""
+    key_file: Path | None = None
+    """The same in a file; without either, the systemd credential `carillon-credentials-key`."""
+    canary_window: Seconds = 60.0
+    """How long a new one signs 1 % and then 10 % of the notifications before it signs more."""
+    overlap: Seconds = 3600.0
+    """How long the one before is kept to go back to."""
+
+
 class App(Section):
     """`[apps.NAME]`: has a field for each provider, made below from the providers' own classes."""
 
@@ -158,6 +172,7 @@ class Settings(BaseSettings):
     queue: Queue = Queue()
     dispatch: Dispatch = Dispatch()
     observe: Observe = Observe()
+    credentials: Credentials = Credentials()
     apps: dict[AppName, AppBlocks] = {}
     """Those of the default tenant."""
     tenants: dict[TenantName, Tenant] = {}
@@ -304,6 +319,9 @@ def _anchor(values: dict[str, Any], folder: Path) -> None:
     queue = values.setdefault("queue", {})
     if isinstance(queue, dict) and isinstance(path := queue.get("path", str(Queue().path)), str):
         queue["path"] = str(folder / Path(path).expanduser())
+    credentials = values.get("credentials")
+    if isinstance(credentials, dict) and isinstance(path := credentials.get("key_file"), str):
+        credentials["key_file"] = str(folder / Path(path).expanduser())
     tenants = values.get("tenants")
     owners = [values, *(tenants.values() if isinstance(tenants, dict) else ())]
     for apps in [owner.get("apps") for owner in owners if isinstance(owner, dict)]:

@@ -57,6 +57,8 @@ class Subscription(msgspec.Struct, frozen=True, gc=False):
     endpoint: str
     keys: dict[str, str]
     expirationTime: float | None = None  # noqa: N815 - the browser's spelling
+    applicationServerKey: str | None = None  # noqa: N815 - likewise
+    """The public key that it was made with, `options.applicationServerKey` in base64url; for apps with several."""
 
 
 class Recipient(msgspec.Struct, frozen=True, gc=False):

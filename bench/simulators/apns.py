@@ -85,6 +85,9 @@ STREAMS = 1000
 ERRORS_TO_GOAWAY = 200
 """A policy of `manners`, counting `BadDeviceToken` double; Apple names no number."""
 
+NOBODY = b"0" * 64
+"""A device token that no device was ever given."""
+
 _PATH = re.compile(rb"/3/device/([^/?]*)$")
 _HEX = re.compile(rb"(?:[0-9a-fA-F]{2}){1,200}$")
 _UUID = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
@@ -107,10 +110,13 @@ class Key(NamedTuple):
 class Visit:
     """What APNs knows of a connection."""
 
-    __slots__ = ("authenticated", "certificate_topic", "errors", "key_id", "limit", "team_id", "token", "token_at")
+    __slots__ = (
+        "authenticated", "certificate_topic", "errors", "key_id", "limit", "serial", "team_id", "token", "token_at",
+    )  # fmt: skip
 
-    def __init__(self, certificate_topic: str, limit: int) -> None:
+    def __init__(self, certificate_topic: str, limit: int, serial: str = "") -> None:
         self.certificate_topic = certificate_topic
+        self.serial = serial
         self.limit = limit
         self.authenticated = False
         self.team_id = self.key_id = ""
@@ -160,16 +166,28 @@ class Apns:
         self._token_floor = token_floor
         self._dead_since = dead_since
         self._verified: dict[bytes, ProviderToken | str] = {}
+        self._revoked: set[str] = set()
         self.limits = Limits(
             streams=1,
             overrun="goaway" if manners else "refuse",
             overrun_text=b"Maximum active streams violated for this endpoint.",
         )
 
+    def register(self, key_id: str, key: Key) -> None:
+        """Takes provider tokens of one more key."""
+        self._keys[key_id] = key
+        self._verified.clear()
+
+    def revoke(self, key_id: str) -> None:
+        """Takes none of a key any more, also on open connections; a certificate is named by its serial number."""
+        self._keys.pop(key_id, None)
+        self._revoked.add(key_id)
+        self._verified.clear()
+
     def opened(self, peer: dict[str, Any]) -> Visit:
         subject = {name: value for part in peer.get("subject", ()) for name, value in part}
         topic = subject.get("userId") or subject.get("UID") or ""
-        return Visit(topic, 1)
+        return Visit(topic, 1, str(peer.get("serialNumber", "")).lower().lstrip("0"))
 
     # validation
 
@@ -202,6 +220,8 @@ class Apns:
         if not _HEX.match(token):
             raise Refused("BadDeviceToken")
         self._check_authorization(visit, headers.get(b"authorization"), now)
+        if token == NOBODY:
+            raise Refused("BadDeviceToken")
         self._check_payload(headers[b"apns-push-type"], request.body)
 
     def _check_headers(self, visit: Visit, headers: dict[bytes, bytes]) -> None:
@@ -235,6 +255,8 @@ class Apns:
 
     def _check_authorization(self, visit: Visit, authorization: bytes | None, now: float) -> None:
         if visit.certificate_topic:
+            if visit.serial in self._revoked:
+                raise Refused("BadCertificate")
             visit.authenticated = True
             return
         if authorization is None:

@@ -49,6 +49,19 @@ class Restart(msgspec.Struct, forbid_unknown_fields=True):
     seconds: float = 1.0
 
 
+class Registered(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /register: a key that is taken from now on."""
+
+    id: str
+    public_key: str
+
+
+class Revoked(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /revoke."""
+
+    id: str
+
+
 class Control:
     """The listener of a process's simulators."""
 
@@ -68,6 +81,8 @@ class Control:
                 web.get("/messages", self._messages),
                 web.post("/script", self._script),
                 web.post("/reset", self._reset),
+                web.post("/register", self._register),
+                web.post("/revoke", self._revoke),
                 web.post("/goaway", self._goaway),
                 web.post("/settings", self._settings),
                 web.post("/cut", self._cut),
@@ -129,6 +144,14 @@ class Control:
 
     async def _reset(self, request: web.Request) -> web.Response:
         return self._told(request, Simulator.reset)
+
+    async def _register(self, request: web.Request) -> web.Response:
+        what = _decode(await request.read(), Registered)
+        return self._told(request, lambda simulator: simulator.register(what.id, what.public_key.encode()))
+
+    async def _revoke(self, request: web.Request) -> web.Response:
+        what = _decode(await request.read(), Revoked)
+        return self._told(request, lambda simulator: simulator.revoke(what.id))
 
     async def _goaway(self, request: web.Request) -> web.Response:
         what = _decode(await request.read() or b"{}", Goaway)

@@ -113,6 +113,10 @@ class Engine:
         """A whole request came."""
         now = time.time()
         key, target, answer = self.service.judge(wire.visit, request, now)
+        if answer is not None and answer.status < 300:
+            self.stats["dry_runs"] += 1  # nothing was taken, so that no ledger knows of it
+            self._answer(wire, stream, answer)
+            return
         if answer is not None:
             self.stats["refusals"] += 1
             self.journal.record(key, wire.number, stream, answer.status, self.player.tries.get(target, 0))

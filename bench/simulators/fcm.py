@@ -149,7 +149,13 @@ class Fcm:
             return _error(request, word if state == "expired" else word._replace(details=()))
         if path[1].decode() != self._project:
             return _error(request, WORDS["PERMISSION_DENIED"])
-        return _invalid(request, message)
+        return _invalid(request, message) or self._tried(request, message)
+
+    def _tried(self, request: Request, message: dict[str, Any] | None) -> Answer | None:
+        """A dry run is answered like the real one, and nobody gets it: it is not among what was taken."""
+        if message is None or not message.get("validate_only"):
+            return None
+        return _json(request, 200, {"name": f"projects/{self._project}/messages/fake_message_id"})
 
     def check(self, rule: Rule) -> None:
         if rule.answer not in GENERIC and rule.answer not in WORDS and rule.answer not in (*HTML, "accepted"):

@@ -33,10 +33,12 @@ class AccessTokens:
     def __init__(self, life: int = TOKEN_LIFE) -> None:
         self.life = life
         self._expiry: dict[bytes, float] = {}
+        self._keys: dict[bytes, str] = {}
 
-    def issue(self, now: float) -> str:
+    def issue(self, now: float, key_id: str = "") -> str:
         token = "ya29.sim." + secrets.token_urlsafe(96)
         self._expiry[token.encode()] = now + self.life
+        self._keys[token.encode()] = key_id
         return token
 
     def state(self, token: bytes, now: float) -> str:
@@ -46,9 +48,11 @@ class AccessTokens:
             return "unknown"
         return "valid" if now < expiry else "expired"
 
-    def revoke(self) -> None:
-        """All of them, as when a key is rolled."""
-        self._expiry = dict.fromkeys(self._expiry, 0.0)
+    def revoke(self, key_id: str | None = None) -> None:
+        """All of them, or those that a key got, as when it is rolled."""
+        for token, issued_to in self._keys.items():
+            if key_id in (None, issued_to):
+                self._expiry[token] = 0.0
 
 
 class OAuth:
@@ -61,10 +65,18 @@ class OAuth:
 
     def __init__(self, key: rsa.RSAPublicKey, client_email: str, key_id: str, tokens: AccessTokens) -> None:
         self.audience = ""
-        self._key = key
+        self._keys = {key_id: key}
         self._client_email = client_email
-        self._key_id = key_id
         self._tokens = tokens
+
+    def register(self, key_id: str, key: rsa.RSAPublicKey) -> None:
+        """Takes assertions of one more key of the account."""
+        self._keys[key_id] = key
+
+    def revoke(self, key_id: str) -> None:
+        """Takes none of a key any more, nor the access tokens that it got."""
+        self._keys.pop(key_id, None)
+        self._tokens.revoke(key_id)
 
     def opened(self, peer: dict[str, Any]) -> None:
         return None
@@ -91,12 +103,15 @@ class OAuth:
     def _refusal_of(self, assertion: bytes, now: float) -> Answer | None:
         try:
             header, claims, signed, signature = jws.parse(assertion)
-            self._key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
+            key = self._keys.get(str(header.get("kid")))
+            if key is None:
+                return _error(400, "invalid_grant", "Invalid JWT Signature.", now)
+            key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
         except ValueError:
             return _error(400, "invalid_grant", "Invalid JWT: not decodable", now)
         except InvalidSignature:
             return _error(400, "invalid_grant", "Invalid JWT Signature.", now)
-        if header.get("alg") != "RS256" or header.get("kid", self._key_id) != self._key_id:
+        if header.get("alg") != "RS256":
             return _error(400, "invalid_grant", "Invalid JWT Signature.", now)
         if claims.get("iss") != self._client_email:
             return _error(400, "invalid_grant", "Invalid grant: account not found", now)
@@ -125,7 +140,13 @@ class OAuth:
             return _error(503, "temporarily_unavailable", "try again", now)
         if rule.answer == "credential":
             return _error(400, "invalid_grant", "Invalid JWT Signature.", now)
-        document = {"access_token": self._tokens.issue(now), "expires_in": self._tokens.life, "token_type": "Bearer"}
+        form = dict(parse_qsl(request.body.decode("utf-8", "replace")))
+        key_id = str(jws.parse(form["assertion"].encode()).header.get("kid"))
+        document = {
+            "access_token": self._tokens.issue(now, key_id),
+            "expires_in": self._tokens.life,
+            "token_type": "Bearer",
+        }
         return Answer(200, _headers(now), orjson.dumps(document))
 
     def reacted(self, visit: None, answer: Answer) -> Reaction:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
+from cryptography.hazmat.primitives import serialization
+
 from . import credentials as names
 from .apns import STREAMS, Apns, Key
 from .certificates import Certificates
@@ -109,6 +111,29 @@ class Simulator:
     def reset(self) -> None:
         """Forgets what was seen."""
         self.engine.reset()
+
+    def register(self, key_id: str, public_key: bytes) -> None:
+        """Takes what is signed with one more key, PEM: for Web Push, for the subscriptions whose names begin with the
+        id."""
+        key: Any = serialization.load_pem_public_key(public_key)
+        if isinstance(self.service, Apns):
+            self.service.register(key_id, Key(names.TEAM_ID, key))
+        elif isinstance(self.service, WebPush):
+            self.service.register(key_id, key)
+        else:
+            self._oauth().register(key_id, key)
+
+    def revoke(self, key_id: str) -> None:
+        """Takes nothing of a key any more; of a certificate, by its serial number."""
+        if isinstance(self.service, Apns):
+            self.service.revoke(key_id)
+        else:
+            self._oauth().revoke(key_id)
+
+    def _oauth(self) -> OAuth:
+        if self.token_engine is None or not isinstance(self.token_engine.service, OAuth):
+            raise ValueError(f"{self.name} has no keys that come and go")
+        return self.token_engine.service
 
     def goaway(self, code: int = 0, debug: bytes = b"") -> None:
         self.engine.goaway(code, debug)

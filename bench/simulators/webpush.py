@@ -84,11 +84,16 @@ class WebPush:
         """The last decrypted ones: endpoint path and text."""
         self._factory = factory
         self._bound_key = point(bound_key) if bound_key else None
+        self._bound_keys: dict[str, bytes] = {}
         self._profile = profile
         self._decrypt_every = decrypt_every
         self._received = 0
         self._vapids: dict[bytes, Vapid | str] = {}
         self._used: set[bytes] = set()
+
+    def register(self, name: str, key: ec.EllipticCurvePublicKey) -> None:
+        """Subscriptions whose names begin so are bound to another key."""
+        self._bound_keys[name] = point(key)
 
     def opened(self, peer: dict[str, Any]) -> None:
         return None
@@ -115,7 +120,7 @@ class WebPush:
         subscription = self._factory.secrets(token) if len(token) < len(request.path) else None
         if subscription is None:
             raise Refused("unknown")
-        vapid = self._check_vapid(request.headers, now)
+        vapid = self._check_vapid(request.headers, token.decode(), now)
         if len(request.body) > self._profile.body:
             raise Refused("too_large")
         self._check_ttl(request.headers)
@@ -128,7 +133,7 @@ class WebPush:
             raise Refused("bad_urgency")
         return subscription
 
-    def _check_vapid(self, headers: dict[bytes, bytes], now: float) -> Vapid:
+    def _check_vapid(self, headers: dict[bytes, bytes], subscription: str, now: float) -> Vapid:
         authorization = headers.get(b"authorization")
         if authorization is None:
             raise Refused("no_authorization")
@@ -142,7 +147,8 @@ class WebPush:
             raise Refused("bad_authorization")
         if not now < vapid.expires <= now + DAY:
             raise Refused("bad_authorization")
-        if self._bound_key not in (None, vapid.key):
+        named = (key for name, key in self._bound_keys.items() if subscription.startswith(name))
+        if next(named, self._bound_key) not in (None, vapid.key):
             raise Refused("wrong_key")
         return vapid
 

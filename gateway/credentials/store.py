@@ -42,7 +42,7 @@ class Tally:
 class Signing:
     """A credential at work."""
 
-    __slots__ = ("_alarm", "ca_file", "credential", "name", "number", "share", "tally")
+    __slots__ = ("_alarm", "ca_file", "credential", "name", "number", "promoted", "share", "tally")
 
     def __init__(
         self,
@@ -61,6 +61,8 @@ class Signing:
         self.number = number
         self.share = share
         """Of the app's traffic, while another credential signs the rest."""
+        self.promoted = 0.0
+        """UNIX seconds since which it is, or was, the app's active one."""
         self.tally = Tally()
         self._alarm = alarm
 

@@ -50,7 +50,7 @@ async def board(
     """
     columns = [column.split(b"\n") for column in lease.columns]
     flight = Flight(lease, plan, columns, provider.target_columns, now)
-    keys = provider.registered_keys(lease.route.origin, flight.targets)
+    keys = provider.registered_keys(lease.route.place, flight.targets)
     verdicts = await queue.dead_targets(lease.route, keys)
     send, resend, endings = screening.resume(bytes(flight.states), flight.notes, flight.job.resend_unknown)
     flight.left -= sum(state >= State.ACCEPTED for state in bytes(flight.states).strip(_UNTOUCHED))

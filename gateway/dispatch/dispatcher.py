@@ -67,9 +67,6 @@ UNCONFIGURED_DEFER = 60.0
 LONGEST_ASIDE = 60.0
 """Seconds until a batch that could not be prepared is tried again; the first wait is a retry's, then it doubles."""
 
-PAIR_MARK = "#"
-"""In a route's origin, before the fingerprint of the credential that its targets are bound to."""
-
 LONG_HOLD = 10.0
 """Seconds a route cannot send above which its batches go back to the queue instead of waiting in memory."""
 
@@ -340,7 +337,7 @@ class Dispatcher:
     def _open_sender(self, route: Route, block: ProviderSettings) -> Sender:
         provider, signing = PROVIDERS[route.provider], self._signing(route)
         assert signing is not None, "settings and credentials come from one configuration"
-        origin = route.origin.partition(PAIR_MARK)[0] or provider.endpoint(block)
+        origin = route.place or provider.endpoint(block)
         rate = block.rate if block.rate is not None else provider.default_rate
         dispatch, now = self._settings.dispatch, self._loop.time()
         sender = self._senders[route] = Sender(
@@ -389,8 +386,7 @@ class Dispatcher:
         line = self._credentials.line(route.app, route.provider)
         if line is None:
             return None
-        pair = route.origin.partition(PAIR_MARK)[2]
-        return line.pairs.get(pair) if pair else line.first
+        return line.pairs.get(route.pair) if route.pair else line.first
 
     def follow_credentials(self) -> None:
         """Others sign from now on, or another share: to be called when the store was told so."""

@@ -468,7 +468,7 @@ class Sender:
             self._end(flight, index, State.REJECTED, milliseconds, f"{outcome.reason} before it was registered")
             return
         target = tuple([column[index]] for column in flight.targets)
-        (key,) = self.provider.registered_keys(self.route.origin, target)
+        (key,) = self.provider.registered_keys(self.route.place, target)
         flight.dead.append(DeadTarget(key, since, outcome.reason))
         self._end(flight, index, State.INVALID_TOKEN, milliseconds, outcome.reason)
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from gateway.credentials.pairs import bind
+from gateway.credentials.store import Line
 from gateway.ingest.limits import Limits
 from gateway.ingest.problem import invalid, suggestion
 from gateway.ingest.recipients import Refusals, Slice
-from gateway.model import BATCH_SIZE, Job, Route, new_batch_id
+from gateway.model import BATCH_SIZE, PAIR_MARK, Job, Route, new_batch_id
 from gateway.queue.base import NewBatch
 from providers import template
 from providers.base import Provider, ProviderSettings, Recipient
@@ -39,8 +41,11 @@ class Splitter:
         settings: Mapping[str, ProviderSettings],
         refusals: Refusals,
         limits: Limits,
+        line: Callable[[str, str], Line | None] = lambda app, provider: None,
     ) -> None:
+        """`line` says who signs for an (app, provider)."""
         self._job = job
+        self._line = line
         self._providers = providers
         self._settings = settings
         self.refusals = refusals
@@ -83,16 +88,34 @@ class Splitter:
         registered, undated = _registered_column(recipients)
         columns = (*targets.columns, *variables, registered)
         ids = [recipient.id for recipient in recipients]
-        refused = targets.refused | faults | undated | _bad_ids(ids)
+        origins, unbound = self._bind(name, provider, recipients, targets.origins, registered)
+        refused = unbound | targets.refused | faults | undated | _bad_ids(ids)
         self._refuse(name, recipients, indexes, refused)
         kept = [p for p in range(len(ids)) if p not in refused] if refused else range(len(ids))
         self.accepted[name] += len(kept)
         full: list[NewBatch] = []
-        for origin, positions in _groups(_pick(targets.origins, kept)):
+        for origin, positions in _groups(_pick(origins, kept)):
             chosen = _pick(kept, positions)
             route = Route(self._job.app, name, origin)
             full += self._extend(route, _pick(ids, chosen), [_pick(column, chosen) for column in columns])
         return full
+
+    def _bind(
+        self,
+        name: str,
+        provider: Provider,
+        recipients: Sequence[Recipient],
+        origins: list[str],
+        registered: Sequence[bytes],
+    ) -> tuple[list[str], dict[int, str]]:
+        """Origins with the credentials that targets are bound to, and why some have none."""
+        line = self._line(self._job.app, name)
+        if line is None or provider.single_origin:
+            return origins, {}
+        bound = bind(line, recipients, registered)
+        for position, pair in bound.pairs.items():
+            origins[position] += PAIR_MARK + pair
+        return origins, bound.refused
 
     def _check(self, name: str, provider: Provider, settings: ProviderSettings) -> None:
         if name in self._checked:

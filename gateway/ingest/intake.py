@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from gateway.access.principal import Principal
+from gateway.credentials.store import Line
 from gateway.ingest import submission
 from gateway.ingest.answers import Accepted
 from gateway.ingest.batching import Splitter
@@ -65,7 +66,10 @@ class Intake:
         queue: Queue,
         meter: Meter,
         limits: Limits,
+        line: Callable[[str, str], Line | None] = lambda app, provider: None,
     ) -> None:
+        """`line` says who signs for an (app, provider)."""
+        self._line = line
         self._apps = apps
         self._providers = providers
         self._queue = queue
@@ -171,7 +175,7 @@ class Intake:
         settings = self._apps.get(job.app)
         if settings is None or problems:
             raise invalid(problems)
-        return Splitter(job, self._providers, settings, Refusals(self._limits.refused), self._limits)
+        return Splitter(job, self._providers, settings, Refusals(self._limits.refused), self._limits, self._line)
 
     async def _split(self, array: bytes, splitter: Splitter) -> list[NewBatch]:
         batches: list[NewBatch] = []

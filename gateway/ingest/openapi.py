@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.ingest import answers
+from gateway.ingest import answers, credentials
 from gateway.ingest.lookup import NEXT_CURSOR
 from gateway.ingest.media import JSON, NDJSON
 from gateway.ingest.problem import CONTENT_TYPE
@@ -31,6 +31,9 @@ _COMPONENTS = (
     answers.DeadTokens,
     answers.ParkedPage,
     answers.ParkedContents,
+    credentials.NewCredential,
+    credentials.CredentialList,
+    credentials.CredentialHistory,
 )
 
 Node = dict[str, Any]
@@ -123,6 +126,38 @@ def _paths() -> Node:
                 {"202": _answer("ParkedReport")},
                 *(404, 503),
             ),
+        },
+        "/v1/credentials": {
+            "get": _operation(
+                "listCredentials",
+                "Credentials of the apps, without their secrets.",
+                {"200": _answer("CredentialList")},
+                503,
+            ),
+            "post": _operation(
+                "addCredential",
+                "Check a credential and store it encrypted. It signs nothing until it is rotated in.",
+                {"201": _answer("CredentialReport") | _links(dict.fromkeys(_OF_A_CREDENTIAL, "/id"))},
+                *(400, 408, 413, 415, 422, 503),
+            )
+            | {"requestBody": {"required": True, "content": _content("NewCredential")}},
+        },
+        "/v1/credentials/history": {
+            "get": _operation(
+                "listCredentialSteps",
+                "What happened to them, oldest first.",
+                {"200": _answer("CredentialHistory")},
+                400,
+                503,
+            )
+            | {"parameters": _CURSOR}
+        },
+        **{
+            f"/v1/credentials/{{id}}/{operation.removesuffix('Credential')}": {
+                "parameters": [_path("A credential's number.")],
+                "post": _operation(operation, summary, {"200": _answer("CredentialReport")}, 404, 409, 503),
+            }
+            for operation, summary in _OF_A_CREDENTIAL.items()
         },
         "/openapi.json": {
             "get": {
@@ -231,6 +266,14 @@ def _query(name: str, description: str, schema: Node, *, required: bool = False)
 _OF_A_JOB = ("getJob", "cancelJob", "listReceipts")
 _OF_PARKED = ("getParked", "replayParked", "purgeParked")
 """Operations on one, by its id."""
+
+_OF_A_CREDENTIAL = {
+    "probeCredential": "Ask its service whether it takes it, without any device noticing.",
+    "rotateCredential": "Probe it, and let it sign 1 %, 10 % and then all of the notifications, or go back by itself.",
+    "promoteCredential": "Let it sign everything now; the one before is kept to go back to.",
+    "rollbackCredential": "Take it out; the one before signs again.",
+    "retireCredential": "Forget its secret.",
+}
 
 _PARKED_ID = _path("The batch's id, which is that of its first delivery, or that of any other of its deliveries.")
 

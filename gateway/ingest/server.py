@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 from aiohttp import web
@@ -11,8 +11,10 @@ from aiohttp.typedefs import Handler, Middleware
 
 from gateway.access.guard import Denied, Forbidden, Gate, Guarded, Unauthenticated, for_anybody, needs, principal
 from gateway.access.principal import Scope
+from gateway.credentials.store import Line
 from gateway.ingest import openapi
 from gateway.ingest.body import Body, too_large
+from gateway.ingest.credentials import CredentialDesk, CredentialRoutes
 from gateway.ingest.door import Door
 from gateway.ingest.intake import Answer, Apps, Intake, Meter
 from gateway.ingest.limits import KIB, Limits
@@ -44,6 +46,8 @@ class Ingest:
         meter: where recipients are counted.
         audit: where is kept who took jobs back or decided about parked batches.
         mask: how targets are shown to operators.
+        credentials: who rotates them.
+        line: who signs for an (app, provider).
     """
 
     def __init__(
@@ -56,11 +60,14 @@ class Ingest:
         meter: Meter,
         audit: Audit,
         mask: Mask,
+        credentials: CredentialDesk,
+        line: Callable[[str, str], Line | None] = lambda app, provider: None,
         limits: Limits = Limits(),
     ) -> None:
-        self._intake = Intake(apps, providers, queue, meter, limits)
+        self._intake = Intake(apps, providers, queue, meter, limits, line)
         self._lookup = Lookup(apps, queue, receipts, audit, limits)
         self._parking = Parking(queue, audit, mask, limits)
+        self._credentials = CredentialRoutes(credentials, limits)
         self._limits = limits
         self._overload = Overload(limits.free)
         self.door = Door()
@@ -71,6 +78,7 @@ class Ingest:
             *needs(Scope.SEND, web.post("/v1/jobs", self._submit)),
             *self._lookup.routes(),
             *self._parking.routes(),
+            *self._credentials.routes(),
             *for_anybody(web.get("/openapi.json", _openapi)),
         ]
 

@@ -193,6 +193,17 @@ DEAD_LETTERED = Family(
     "of a purge and those that were tried too often.",
     "dispatch, per batch",
 )  # fmt: skip
+CREDENTIAL_EXPIRES = Family(
+    "carillon_credential_expires_seconds", "gauge", _ROUTE,
+    "Seconds until the active credential ends, negative once it has; 0 where it does not say, as keys do not.",
+    "the rotation, once a second", merge="max",
+)  # fmt: skip
+CREDENTIAL_BROKEN = Family(
+    "carillon_credential_broken", "gauge", _ROUTE,
+    "1 while the service refuses the active credential and there is none to go back to: jobs wait until they expire. "
+    "An operator has to act: `carillon credentials list`.",
+    "the rotation, once a second", merge="max",
+)  # fmt: skip
 TASKS = Family(
     "carillon_tasks", "gauge", (),
     "asyncio's tasks over all workers: a few dozen, one for each request that is being answered and each batch that is "
@@ -218,8 +229,8 @@ WORKERS = Family(
 FAMILIES = (
     HTTP, HTTP_SECONDS, RECIPIENTS, OUTCOMES, RECEIPTS, RETRIES, LATENCY, IN_FLIGHT, CONNECTIONS, HANDSHAKES,
     INVALID_TOKENS, ROUTES_STOPPED, RETRY_BUDGET, RETRIES_HELD_BACK, RATE_LIMIT, QUEUE_BATCHES, QUEUE_DELIVERIES,
-    QUEUE_LIMIT, QUEUE_AGE, PARKED, CRASHES, FAILURES, DEAD_LETTERED, CLOCK_SKEW, LOOP_LAG, TASKS, RESTARTS, READY,
-    WORKERS,
+    QUEUE_LIMIT, QUEUE_AGE, PARKED, CREDENTIAL_EXPIRES, CREDENTIAL_BROKEN, CRASHES, FAILURES, DEAD_LETTERED, CLOCK_SKEW,
+    LOOP_LAG, TASKS, RESTARTS, READY, WORKERS,
 )  # fmt: skip
 """Counters are exposed with `_total` after their name, as Prometheus wants it."""
 
@@ -425,6 +436,13 @@ class RouteMetrics:
         self._invalid = store.counter(INVALID_TOKENS, *labels)
         self._failures = store.counter(FAILURES, *labels)
         self._dead_lettered = store.counter(DEAD_LETTERED, *labels)
+        self._credential_expires = store.gauge(CREDENTIAL_EXPIRES, *labels)
+        self._credential_broken = store.gauge(CREDENTIAL_BROKEN, *labels)
+
+    def credential(self, *, expires_in: float | None, broken: bool) -> None:
+        """How the active credential is; `expires_in` seconds, if it ends."""
+        self._credential_expires.set(expires_in or 0.0)
+        self._credential_broken.set(broken)
 
     def in_flight(self, now: int) -> None:
         """This many are on the wire now."""

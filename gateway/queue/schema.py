@@ -210,7 +210,55 @@ CREATE INDEX jobs_ordered ON jobs (expires)
     WHERE ordering_key IS NOT NULL AND finished IS NULL AND expires IS NOT NULL;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _AUDIT, _ORDERED_EXPIRY)
+_CREDENTIALS = """
+CREATE TABLE credentials (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    app TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    source TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    expires REAL,
+    sealed BLOB,
+    state TEXT NOT NULL,
+    share REAL NOT NULL,
+    trouble TEXT NOT NULL,
+    proven REAL,
+    promoted REAL,
+    since REAL NOT NULL,
+    until REAL,
+    added REAL NOT NULL,
+    actor TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX credentials_active ON credentials (app, provider) WHERE state = 'active';
+CREATE UNIQUE INDEX credentials_canary ON credentials (app, provider) WHERE state = 'canary';
+
+CREATE TABLE credential_steps (
+    revision INTEGER PRIMARY KEY AUTOINCREMENT,
+    credential INTEGER NOT NULL,
+    app TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    at REAL NOT NULL,
+    actor TEXT NOT NULL,
+    step TEXT NOT NULL,
+    state TEXT NOT NULL,
+    detail TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE credential_counts (
+    credential INTEGER NOT NULL,
+    worker TEXT NOT NULL,
+    since REAL NOT NULL,
+    accepted INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    all_accepted INTEGER NOT NULL,
+    all_failed INTEGER NOT NULL,
+    PRIMARY KEY (credential, worker)
+) STRICT, WITHOUT ROWID;
+"""
+"""Several of an (app, provider), with the steps that brought them where they are; `sealed` is ciphertext."""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _AUDIT, _ORDERED_EXPIRY, _CREDENTIALS)
 """What leads from each schema version (SQLite's `user_version`) to the next; the first starts from an empty file."""
 
 VERSION = len(MIGRATIONS)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gateway.audit.log import NO_DETAIL, Actor, Detail
+from gateway.credentials.records import Record, Refused, Step
 from gateway.model import INDEX_DIGITS, Job, Lane, Route, State, delivery_prefix, milliseconds_column
 from gateway.queue.base import (
     DeadTarget,
@@ -31,6 +32,7 @@ from gateway.queue.base import (
 from gateway.queue.columns import stored_states
 from gateway.queue.sharing import Candidate, Shares
 from gateway.receipts.states import PENDING, WORDS, InvalidToken, InvalidTokens, JobStatus, Page, Receipt
+from providers.base import Material
 
 
 @dataclass
@@ -382,3 +384,24 @@ class LaneCounts:
     def recipients(self, accepted: int, refused: int) -> None:
         self.counts.accepted[self.labels] += accepted
         self.counts.refused[self.labels] += refused
+
+
+class NoCredentials:
+    """A `CredentialDesk` of a gateway that has none."""
+
+    async def credentials(self) -> list[Record]:
+        return []
+
+    async def history(self, after: int, limit: int) -> list[Step]:
+        return []
+
+    async def get(self, number: int) -> Record:
+        raise Refused(f"there is no credential {number}")
+
+    async def add(self, app: str, provider: str, material: Material, actor: Actor) -> Record:
+        raise Refused(f"no [apps.{app}.{provider}] is configured")
+
+    async def probe(self, number: int, actor: Actor) -> Record:
+        return await self.get(number)
+
+    rotate = promote = rollback = retire = probe

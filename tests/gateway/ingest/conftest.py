@@ -15,7 +15,7 @@ from gateway.ingest.server import Ingest, application, runner
 from gateway.observe.redaction import Mask
 from providers.base import Provider, ProviderSettings
 from providers.stub import provider as stub
-from tests.gateway.fakes import Counts, MemoryAudit, MemoryQueue, MemoryReceipts
+from tests.gateway.fakes import Counts, MemoryAudit, MemoryQueue, MemoryReceipts, NoCredentials
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 MASK = Mask(bytes(32))
@@ -98,6 +98,7 @@ async def serve() -> AsyncIterator[Serve]:
             queue=queue,
             receipts=MemoryReceipts(queue) if receipts is None else receipts,
             meter=counts,
+            credentials=NoCredentials(),
             audit=audit,
             mask=MASK,
             limits=Limits(**limits),

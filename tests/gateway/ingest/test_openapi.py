@@ -9,7 +9,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from gateway.ingest import openapi
 from gateway.ingest.limits import Limits
 from gateway.ingest.server import Ingest
-from tests.gateway.fakes import Counts, MemoryAudit, MemoryQueue, MemoryReceipts
+from tests.gateway.fakes import Counts, MemoryAudit, MemoryQueue, MemoryReceipts, NoCredentials
 from tests.gateway.ingest.conftest import APPS, PROVIDERS, Gateway
 
 
@@ -30,6 +30,7 @@ async def test_it_names_every_route() -> None:
         queue=queue,
         receipts=MemoryReceipts(queue),
         meter=Counts(),
+        credentials=NoCredentials(),
         audit=MemoryAudit(),
         mask=str,
     )
