@@ -110,7 +110,7 @@ class Load:
         for index, _ in results.unknown:
             states[index] = UNKNOWN
         self._again += results.unsent
-        self._left -= len(results.accepted) + len(results.answered) + len(results.unknown)
+        self._left -= results.settled + len(results.unknown)
         if not self._left and not self._done.done():
             self._done.set_result(None)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Never, Protocol
 
 import msgspec
@@ -166,6 +166,28 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """For CREDENTIAL: a freshly signed credential may cure it; otherwise an operator has to."""
 
 
+class Alike(NamedTuple):
+    """Answers that differ in one header field's value or in their bodies alone, as columns of equal length."""
+
+    status: int
+    headers: Headers
+    """Each one's, but for the value of the field that differs."""
+    place: int
+    """Of that field in `headers`; -1 where none differs."""
+    values: Sequence[bytes]
+    """That field's; b"" where none differs."""
+    bodies: Sequence[bytes]
+
+    def each_headers(self) -> Iterator[Headers]:
+        """Each one's header fields."""
+        if self.place < 0:
+            yield from (self.headers for _ in self.values)
+            return
+        before, (name, _), after = self.headers[: self.place], self.headers[self.place], self.headers[self.place + 1 :]
+        for value in self.values:
+            yield (*before, (name, value), *after)
+
+
 class Plan(Protocol):
     """One message compiled for one app, provider and origin."""
 
@@ -182,6 +204,12 @@ class Plan(Protocol):
 
     def outcome(self, status: int, headers: Headers, body: bytes, now: float) -> Outcome:
         """The meaning of an answer. Never raises: what is not understood is judged by its status class."""
+
+    def provider_ids(self, alike: Alike) -> Sequence[str] | None:
+        """What `Outcome.provider_id` would be of each of these answers, if all of them are plainly ACCEPTED.
+
+        None if `outcome` had better look at each. The answers may be to several messages of the app at this origin.
+        """
 
 
 class Exchange(NamedTuple):

@@ -110,12 +110,12 @@ class Exit:
         self._sender.give_back(tags)
 
     def settle(self, results: Results) -> None:
-        ended = len(results.accepted) + len(results.answered) + len(results.unsent) + len(results.unknown)
+        ended = results.settled + len(results.unsent) + len(results.unknown)
         self._on_wire = max(0, self._on_wire - ended)
         tally = self.signing.tally
         tally.accepted += len(results.accepted)
         tally.failed += len(results.unknown)
-        results.answered = [answer for answer in results.answered if self._passes(answer)]
+        results.answers = [answer for answer in results.answered if self._passes(answer)]
         self._sender.settle(results)
 
     def _passes(self, answer: Answer) -> bool:

@@ -26,7 +26,7 @@ from gateway.dispatch.retry import Decision, History, Limits, decide
 from gateway.dispatch.turns import Turn
 from gateway.http2.connection import Requests
 from gateway.http2.pool import DialFailure, Pool
-from gateway.http2.protocol import Answer, Results, Tag
+from gateway.http2.protocol import Answer, Results, Run, Tag
 from gateway.model import Lane, Route, State
 from gateway.observe.metrics import Handshake, Metrics
 from gateway.policy.screening import overdue
@@ -311,13 +311,13 @@ class Sender:
 
     def settle(self, results: Results) -> None:
         now, wall = self._loop.time(), time.time()
-        self._heard |= bool(results.accepted or results.answered)
+        self._heard |= bool(results.settled)
         if results.cut:
             self._suspect(results.unknown)
         if results.accepted:
             self._settle_bare(results.accepted, now, wall)
-        if results.answered:
-            self._settle_answered(results.answered, now, wall)
+        if results.answers:
+            self._settle_answered(results.answers, now, wall)
         if results.unsent:
             self._settle_unsent(results.unsent, now)
         for (flight, index), reason in results.unknown:
@@ -344,25 +344,47 @@ class Sender:
         else:
             self._settle_answered([Answer(tag, 200, (), b"") for tag in accepted], now, wall)
 
-    def _settle_answered(self, answers: list[Answer], now: float, wall: float) -> None:
+    def _settle_answered(self, answers: Sequence[Answer | Run], now: float, wall: float) -> None:
         """In order, as the breaker counts what comes in a row; accepted ones in runs."""
         self.dated = answers[-1].headers, wall
-        run: list[Tag] = []
+        accepted: list[Tag] = []
         for answer in answers:
-            flight, index = answer.tag
-            try:
-                outcome = flight.plan.outcome(answer.status, answer.headers, answer.body, wall)
-            except Exception as error:  # not to happen; but the answers behind it must not be lost with it
-                outcome = Outcome(Verdict.UNKNOWN, f"the answer was not understood: {type(error).__name__}")
-            if outcome.verdict is not Verdict.ACCEPTED:
-                self._settle_accepted(run, now, wall)
-                run = []
-                self._judge(flight, index, outcome, now, wall)
+            if isinstance(answer, Run) and self._accept_run(answer):
+                accepted += answer.tags
                 continue
-            if outcome.provider_id:
-                flight.note(index).provider_id = outcome.provider_id
-            run.append(answer.tag)
-        self._settle_accepted(run, now, wall)
+            for one in answer.each() if isinstance(answer, Run) else (answer,):
+                flight, index = one.tag
+                outcome = self._outcome(one, wall)
+                if outcome.verdict is not Verdict.ACCEPTED:
+                    self._settle_accepted(accepted, now, wall)
+                    accepted = []
+                    self._judge(flight, index, outcome, now, wall)
+                    continue
+                if outcome.provider_id:
+                    flight.note(index).provider_id = outcome.provider_id
+                accepted.append(one.tag)
+        self._settle_accepted(accepted, now, wall)
+
+    def _outcome(self, answer: Answer, wall: float) -> Outcome:
+        flight: Flight = answer.tag[0]
+        try:
+            return flight.plan.outcome(answer.status, answer.headers, answer.body, wall)
+        except Exception as error:  # not to happen; but the answers behind it must not be lost with it
+            return Outcome(Verdict.UNKNOWN, f"the answer was not understood: {type(error).__name__}")
+
+    def _accept_run(self, run: Run) -> bool:
+        """Keep the ids of accepted ones, 0.3 us each; False if each answer needs a look."""
+        flight: Flight = run.tags[0][0]
+        try:
+            ids = flight.plan.provider_ids(run.alike)
+        except Exception:
+            return False
+        if ids is None:
+            return False
+        for (flight, index), provider_id in zip(run.tags, ids, strict=True):
+            if provider_id:
+                flight.note(index).provider_id = provider_id
+        return True
 
     def _settle_accepted(self, accepted: list[Tag], now: float, wall: float) -> None:
         """The hot one. 0.15 us each."""

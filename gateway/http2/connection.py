@@ -219,13 +219,13 @@ class Connection(asyncio.Protocol):
             results.cut = cut
             self._judge(results)
             self._source.settle(results)
-            if not self.answered and (results.accepted or results.answered):
+            if not self.answered and results.settled:
                 self.answered = True
                 self._on_answer()
 
     def _judge(self, results: Results) -> None:
         """Whether this connection is worth keeping."""
-        answers = len(results.accepted) + len(results.answered)
+        answers = results.settled
         if answers:
             self._useful_at = self._loop.time()
         self._broken = max(0, self._broken - answers) + len(results.unknown) + len(results.unsent)

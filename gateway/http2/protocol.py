@@ -5,8 +5,9 @@ returns, and take what became of them with `take_results`. Every request that wa
 accepted, answered, unsent (known not to have been processed) or unknown.
 
 What makes it fast is the shape of the traffic. All requests that fit are framed in one pass over columns and joined
-once; a run of bare `:status 200` answers is found by one regular expression and settled in one loop. Every other
-frame takes the long way. Measured on one core: 0.7 us to frame a request, 0.3 us to settle a bare answer.
+once; a run of bare `:status 200` answers is found by one regular expression and settled in one loop, and a run of
+other answers that are alike (`gateway.http2.alike`) as columns. Every other frame takes the long way. Measured on one
+core: 0.7 us to frame a request, 0.3 us to settle a bare answer.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import contextlib
 import enum
 import re
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial, reduce
 from itertools import accumulate, chain, repeat
 from operator import add
 from typing import Any, NamedTuple
 
-from gateway.http2 import frames
+from gateway.http2 import alike, frames
 from gateway.http2.frames import ErrorCode, Setting, Type, error_name, frame, word
 from gateway.http2.hpack import LENGTHS, AnswerDecoder, Cut, Decoded, HeadEncoder, HeaderError, literal
-from providers.base import Head, Headers
+from providers.base import Alike, Head, Headers
 
 Tag = Any
 """Whatever the sender wants to find a request by; the protocol hands it back untouched."""
@@ -95,15 +96,33 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class Run(NamedTuple):
+    """Answers that came one after the other and are alike."""
+
+    tags: list[Tag]
+    alike: Alike
+
+    @property
+    def headers(self) -> Headers:
+        """The first one's."""
+        return next(self.alike.each_headers())
+
+    def each(self) -> Iterator[Answer]:
+        """They one by one."""
+        for tag, headers, body in zip(self.tags, self.alike.each_headers(), self.alike.bodies, strict=True):
+            yield Answer(tag, self.alike.status, headers, body)
+
+
 class Results:
     """What became of requests since the last look. Each tag appears once, in one of the lists."""
 
-    __slots__ = ("accepted", "answered", "cut", "unknown", "unsent")
+    __slots__ = ("accepted", "answers", "cut", "unknown", "unsent")
 
     def __init__(self) -> None:
         self.accepted: list[Tag] = []
         """Status 200 without a body, and header fields nobody looked at."""
-        self.answered: list[Answer] = []
+        self.answers: list[Answer | Run] = []
+        """In order."""
         self.unsent: list[Tag] = []
         """Known not to have been processed: REFUSED_STREAM, above GOAWAY's last stream id (section 8.7)."""
         self.unknown: list[tuple[Tag, str]] = []
@@ -112,7 +131,17 @@ class Results:
         """Whether they are unknown because their connection broke off."""
 
     def __bool__(self) -> bool:
-        return bool(self.accepted or self.answered or self.unsent or self.unknown)
+        return bool(self.accepted or self.answers or self.unsent or self.unknown)
+
+    @property
+    def answered(self) -> list[Answer]:
+        """The answers one by one."""
+        return [one for answer in self.answers for one in (answer.each() if isinstance(answer, Run) else (answer,))]
+
+    @property
+    def settled(self) -> int:
+        """How many requests got an answer."""
+        return len(self.accepted) + sum(len(answer.tags) if isinstance(answer, Run) else 1 for answer in self.answers)
 
 
 class _Incomplete:
@@ -178,6 +207,7 @@ class ClientProtocol:
         self._to_refill = 0
         self._encoder = HeadEncoder()
         self._decoder = AnswerDecoder(MAX_HEADER_BLOCK, MAX_FIELDS)
+        self._successes = alike.Successes()
         self._cut: tuple[Head, Cut] | None = None
         self._buffer = b""
         self._parsed = 0  # bytes received up to the end of the last whole frame
@@ -431,6 +461,12 @@ class ClientProtocol:
                     self._settle_run(run.group())
                     position = run.end()
                     continue
+            shape = self._successes.shape
+            if shape is not None and data.startswith(shape.opening, position):
+                behind = self._settle_alike(shape, data, position)
+                if behind:
+                    position = behind
+                    continue
             high, low, kind, flags, stream_id = header(data, position)
             size = high << 16 | low
             if size > frames.DEFAULT_MAX_FRAME:
@@ -468,6 +504,29 @@ class ClientProtocol:
         for (stream_id,) in _STREAM_IDS(run[settled * _BARE_SIZE :]):
             self._on_headers(frames.END_STREAM | frames.END_HEADERS, stream_id, b"\x88")
 
+    def _settle_alike(self, shape: alike.Shape, data: bytes, start: int) -> int:
+        """Answers of a shape. Returns the position behind them, or 0 if the first goes the long way.
+
+        What is skipped: the same as in `_settle_run`. From a stream on that we closed or never opened, they go the
+        long way.
+        """
+        if self._incomplete or self._partials or self._block is not None:
+            return 0
+        found = shape.find(data, start)
+        if found is None:
+            return 0
+        tags: list[Tag] = []
+        with contextlib.suppress(KeyError):
+            tags.extend(map(self._open.pop, found.stream_ids))  # keeps those before the one that is missing
+        count = len(tags)
+        if not count:
+            return 0
+        told = Alike(shape.status, shape.headers, shape.place, found.values[:count], found.bodies[:count])
+        self._results.answers.append(Run(tags, told))
+        self._to_refill += shape.body_size * count
+        self._progressed(count)
+        return start + shape.stride * count
+
     def _settle_pair(self, data: bytes, start: int, stop: int, stream_id: int) -> int:
         """HEADERS (a block that was decoded before) and the one DATA frame that ends the stream, both whole in `data`.
 
@@ -486,7 +545,9 @@ class ClientProtocol:
             return 0
         self._to_refill += low
         tag, body = self._open.pop(stream_id), data[stop + _HEADER_SIZE : behind]
-        self._results.answered.append(Answer(tag, decoded.status, decoded.fields, body))
+        if decoded.status < 300:  # a refusal among successes is not to make them forgotten
+            self._successes.with_body(decoded, data[start:stop], body)
+        self._results.answers.append(Answer(tag, decoded.status, decoded.fields, body))
         self._progressed()
         return behind
 
@@ -553,6 +614,8 @@ class ClientProtocol:
             partial.status = status
             partial.headers = headers
             if ends:
+                if flags == frames.END_HEADERS | frames.END_STREAM and status < 300:
+                    self._successes.alone(Decoded(status, headers), block)
                 self._complete(stream_id)
 
     def _decode(self, block: bytes) -> Decoded:
@@ -603,7 +666,7 @@ class ClientProtocol:
     def _answer(self, stream_id: int) -> None:
         partial = self._incomplete[stream_id]
         tag = self._forget(stream_id)
-        self._results.answered.append(Answer(tag, partial.status, partial.headers, partial.body))
+        self._results.answers.append(Answer(tag, partial.status, partial.headers, partial.body))
         self._progressed()
 
     def _malformed(self, stream_id: int) -> None:

@@ -8,7 +8,7 @@ from providers import template
 from providers.apns import payload, push, response
 from providers.apns.push import Push
 from providers.apns.settings import ApnsSettings
-from providers.base import Head, Headers, Message, Outcome, Problem, Recipient, Rendered, Rows, Targets, Terms
+from providers.base import Alike, Head, Headers, Message, Outcome, Problem, Recipient, Rendered, Rows, Targets, Terms
 from providers.template import Template
 from providers.tokens import token_targets
 
@@ -77,6 +77,9 @@ class ApnsPlan:
 
     def outcome(self, status: int, headers: Headers, body: bytes, now: float) -> Outcome:
         return response.outcome(status, headers, body, now, own_topic=self._own_topic)
+
+    def provider_ids(self, alike: Alike) -> Sequence[str] | None:
+        return None  # successes have no body, and are not looked at
 
 
 def _by_message(planned: Push) -> tuple[Headers, tuple[bytes, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import orjson
 
 from providers import template
-from providers.base import Head, Headers, Message, Outcome, Problem, Recipient, Rendered, Rows, Targets, Terms
+from providers.base import Alike, Head, Headers, Message, Outcome, Problem, Recipient, Rendered, Rows, Targets, Terms
 from providers.fcm import message as envelope
 from providers.fcm import response
 from providers.fcm.settings import FcmSettings
@@ -73,6 +73,9 @@ class FcmPlan:
 
     def outcome(self, status: int, headers: Headers, body: bytes, now: float) -> Outcome:
         return response.outcome(status, headers, body, now)
+
+    def provider_ids(self, alike: Alike) -> Sequence[str] | None:
+        return response.provider_ids(alike)
 
     def _of_this_second(self, now: float) -> Template:
         if self._expires_at is None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from providers.base import Headers, Outcome, Scope, Verdict
+from providers.base import Alike, Headers, Outcome, Scope, Verdict
 from providers.retry_after import retry_after
 
 LEAST_WAIT = 10.0
@@ -88,10 +88,11 @@ class _Body(msgspec.Struct):
 
 _decode_sent = msgspec.json.Decoder(_Sent).decode
 _decode_error = msgspec.json.Decoder(_Body).decode
-_ACCEPTED = Verdict.ACCEPTED
 _WORD = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _MESSAGE = re.compile(r"[0-9A-Fa-f:%-]{1,63}")
 """An id of FCM's: hexadecimal numbers. What is longer may be a token that came back."""
+_MESSAGES = re.compile(rf"{_MESSAGE.pattern}(?:\n{_MESSAGE.pattern})*")
+"""Several, a line each."""
 
 
 def outcome(status: int, headers: Headers, body: bytes, now: float) -> Outcome:
@@ -119,14 +120,28 @@ def outcome(status: int, headers: Headers, body: bytes, now: float) -> Outcome:
     return _by_class(status, headers, reason, now)
 
 
-def _accepted(body: bytes) -> Outcome:
-    """0.3 us, as each success comes through here."""
+def provider_ids(alike: Alike) -> list[str] | None:
+    """The message names of successes; 0.3 us each."""
+    if alike.status != 200:
+        return None
     try:
-        name = _decode_sent(body).name
+        ids = [_last_part(body) for body in alike.bodies]
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return Outcome(_ACCEPTED)
-    message = name.rpartition("/")[2]
-    return Outcome(_ACCEPTED, "", message if _MESSAGE.fullmatch(message) else "")
+        return None
+    lines = "\n".join(ids)
+    return ids if lines.count("\n") == len(ids) - 1 and _MESSAGES.fullmatch(lines) else None
+
+
+def _last_part(body: bytes) -> str:
+    return _decode_sent(body).name.rpartition("/")[2]
+
+
+def _accepted(body: bytes) -> Outcome:
+    try:
+        message = _last_part(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Outcome(Verdict.ACCEPTED)
+    return Outcome(Verdict.ACCEPTED, "", message if _MESSAGE.fullmatch(message) else "")
 
 
 def _read(body: bytes) -> _Error:

@@ -14,6 +14,7 @@ from typing import Any
 
 from providers import template
 from providers.base import (
+    Alike,
     Head,
     Headers,
     Message,
@@ -91,3 +92,6 @@ class StubPlan:
 
     def outcome(self, status: int, headers: Headers, body: bytes, now: float) -> Outcome:
         return response.outcome(status, headers, body, now)
+
+    def provider_ids(self, alike: Alike) -> Sequence[str] | None:
+        return None

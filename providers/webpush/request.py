@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from providers import template
-from providers.base import Head, Headers, Message, Outcome, Problem, Rendered, Rows, Terms
+from providers.base import Alike, Head, Headers, Message, Outcome, Problem, Rendered, Rows, Terms
 from providers.webpush import message as push
 from providers.webpush import response
 from providers.webpush.encryption import LONGEST_PLAINTEXT, encrypt
@@ -62,6 +64,9 @@ class WebPushPlan:
 
     def outcome(self, status: int, headers: Headers, body: bytes, now: float) -> Outcome:
         return response.outcome(self._service, status, headers, body, now)
+
+    def provider_ids(self, alike: Alike) -> Sequence[str] | None:
+        return response.provider_ids(alike)
 
     def _fixed_fields(self, origin: str) -> Headers:
         fields = [

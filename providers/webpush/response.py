@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from providers.base import Headers, Outcome, Scope, Verdict
+from providers.base import Alike, Headers, Outcome, Scope, Verdict
 from providers.retry_after import retry_after
 
 LEAST_WAIT = 1.0
@@ -125,6 +125,16 @@ def outcome(of: Service, status: int, headers: Headers, body: bytes, now: float)
     if known is None:
         return _by_class(of, status, headers, _reason(of, word) or f"http_{status}", now)
     return msgspec.structs.replace(known, dead_since=now) if known.verdict is Verdict.UNREGISTERED else known
+
+
+def provider_ids(alike: Alike) -> list[str] | None:
+    """The addresses of message resources, where they are what differs; 0.1 us each."""
+    names = [name for name, _ in alike.headers]
+    if not 200 <= alike.status < 300 or alike.place < 0 or names.count(b"location") != 1:
+        return None
+    if names[alike.place] != b"location":
+        return None
+    return [value.decode("latin-1")[:LONGEST_ID] for value in alike.values]
 
 
 def _message_id(headers: Headers) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -12,7 +13,7 @@ import jwt
 import pytest
 from pydantic import ValidationError
 
-from providers.base import Credential, Exchange, Message, Outcome, Plan, Recipient, Scope, Terms, Verdict
+from providers.base import Alike, Credential, Exchange, Message, Outcome, Plan, Recipient, Scope, Terms, Verdict
 from providers.fcm import provider, response
 from providers.fcm.settings import FcmSettings
 from tests.providers import material
@@ -592,6 +593,28 @@ def test_an_accepted_message_has_an_id(plan: Plan) -> None:
     )
     for unreadable in (b"", b"{}", b"\xff", b'{"name": 5}', b"<html>"):
         assert plan.outcome(200, (), unreadable, NOW) == Outcome(Verdict.ACCEPTED)
+
+
+def test_names_of_answers_that_are_alike_are_read_together(plan: Plan) -> None:
+    """As `outcome` reads each; what is not plain is left to it."""
+    bodies = [b'{"name":"projects/p/messages/0:%d"}' % number for number in range(3)]
+
+    def ids(status: int, bodies: list[bytes]) -> Sequence[str] | None:
+        return plan.provider_ids(Alike(status, (), -1, [b""] * len(bodies), bodies))
+
+    assert ids(200, bodies) == ["0:0", "0:1", "0:2"]
+    assert ids(200, bodies) == [plan.outcome(200, (), body, NOW).provider_id for body in bodies]
+    assert ids(201, bodies) is None
+    for unreadable in (
+        b"",
+        b"{}",
+        b'{"name":1}',
+        b"\xff",
+        b'{"name":"a"},{"name":"b"}',
+        b'{"name":"a\\nb"}',
+        b'{"name":"x"}',
+    ):
+        assert ids(200, [bodies[0], unreadable, bodies[1]]) is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from providers.base import Message, Outcome, Plan, Recipient, Rendered, Scope, Subscription, Terms, Verdict
+from providers.base import Alike, Message, Outcome, Plan, Recipient, Rendered, Scope, Subscription, Terms, Verdict
 from providers.webpush import auth, provider, response
 from providers.webpush.encryption import LONGEST_BODY, LONGEST_PLAINTEXT, encrypt, seal
 from providers.webpush.response import Service
@@ -713,3 +713,27 @@ def test_any_2xx_is_accepted_and_its_location_kept(status: int) -> None:
     assert answer(Service.APPLE, status, b"", (b"apns-id", b"A-1")).provider_id == "A-1"
     assert answer(Service.FCM, status) == Outcome(Verdict.ACCEPTED)
     assert len(answer(Service.FCM, status, b"", (b"location", b"x" * 9999)).provider_id) == 512
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "place", "known"),
+    [
+        (201, ((b":status", b"201"), (b"location", b"?"), (b"ttl", b"0")), 1, True),
+        (299, ((b":status", b"299"), (b"apns-id", b"i"), (b"location", b"?")), 2, True),
+        (404, ((b":status", b"404"), (b"location", b"?")), 1, False),
+        (201, ((b":status", b"201"), (b"apns-id", b"?")), 1, False),
+        (201, ((b":status", b"201"), (b"location", b"?"), (b"location", b"l")), 1, False),
+        (201, ((b":status", b"201"), (b"location", b"l")), -1, False),
+    ],
+)
+def test_locations_of_answers_that_are_alike_are_read_together(
+    status: int, headers: tuple[tuple[bytes, bytes], ...], place: int, known: bool
+) -> None:
+    """As `outcome` reads each; what is not plain is left to it."""
+    values = [b"/m/1", b"/m/2", b"\xff", b"x" * 9999]
+    alike = Alike(status, headers, place, values, [b""] * len(values))
+    ids = response.provider_ids(alike)
+    if known:
+        assert ids == [answer(Service.OTHER, status, b"", *fields).provider_id for fields in alike.each_headers()]
+    else:
+        assert ids is None

@@ -23,6 +23,7 @@ from gateway.http2.protocol import Answer, Results
 from gateway.model import Job, Lane, Note, Route, State, milliseconds_column, new_batch_id, new_job_id
 from gateway.queue.base import Lease, Progress
 from providers.base import (
+    Alike,
     ClientCertificate,
     Exchange,
     Head,
@@ -74,6 +75,12 @@ class ScriptedPlan:
 
     def outcome(self, status: int, headers: Headers, body: bytes, now: float) -> Outcome:
         return self.outcomes[body]
+
+    def provider_ids(self, alike: Alike) -> list[str] | None:
+        """None unless `outcomes` accepts all of them."""
+        found = [self.outcomes[body] for body in alike.bodies]
+        accepted = all(outcome.verdict is Verdict.ACCEPTED for outcome in found)
+        return [outcome.provider_id for outcome in found] if accepted else None
 
 
 class ScriptedCredential:
@@ -301,7 +308,7 @@ class Bench:
         """All of them get an answer of this meaning."""
         self.plan.outcomes[b"this"] = outcome
         results = Results()
-        results.answered = [Answer(tag, 400, (), b"this") for tag in requests.tags]
+        results.answers = [Answer(tag, 400, (), b"this") for tag in requests.tags]
         self.sender.settle(results)
 
     def lose(self, requests: Requests, reason: str = "connection lost") -> None:

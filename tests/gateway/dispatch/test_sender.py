@@ -17,10 +17,10 @@ from gateway.dispatch.governor import LEAST_STEP
 from gateway.dispatch.retry import TRIES_IN_DOUBT, Limits
 from gateway.dispatch.sender import DEFER_AFTER, HELD_BACK_PATIENCE
 from gateway.http2.connection import Requests
-from gateway.http2.protocol import Answer, Results
+from gateway.http2.protocol import Answer, Results, Run
 from gateway.model import Lane, Note, State
 from gateway.queue.base import BATCH_LOAD, DeadTarget
-from providers.base import Outcome, Rendered, Rows, Scope, Verdict
+from providers.base import Alike, Outcome, Rendered, Rows, Scope, Verdict
 from tests.gateway.dispatch.scripted import Bench, flight, job, lease, targets, words
 from tests.gateway.virtual import EPOCH
 
@@ -249,8 +249,51 @@ class TestPoison:
 
 def _answers(requests: Requests) -> Results:
     results = Results()
-    results.answered = [Answer(tag, 500, (), b"what") for tag in requests.tags]
+    results.answers = [Answer(tag, 500, (), b"what") for tag in requests.tags]
     return results
+
+
+def _alike(requests: Requests, bodies: list[bytes]) -> Results:
+    results = Results()
+    headers = ((b":status", b"200"), (b"date", b"now"))
+    results.answers = [Run(list(requests.tags), Alike(200, headers, -1, [b""] * len(bodies), bodies))]
+    return results
+
+
+class TestAnswersThatAreAlike:
+    async def test_accepted_ones_are_settled_together_and_keep_their_ids(self, bench: Bench) -> None:
+        one, two = bench.add(2), bench.add(2)
+        bench.plan.outcomes |= {b"%d" % n: Outcome(Verdict.ACCEPTED, provider_id=f"p{n}") for n in range(3)}
+        requests = bench.taken(2)
+        requests.tags.extend(bench.taken(2).tags)
+        bench.sender.settle(_alike(requests, [b"0", b"1", b"2", b""]))
+        assert words(one) == words(two) == ["accepted"] * 2
+        assert one.notes == {0: Note(provider_id="p0"), 1: Note(provider_id="p1")}
+        assert two.notes == {0: Note(provider_id="p2")}, "without an id there is nothing to note"
+        assert bench.finished == [one, two]
+        assert bench.on_wire == 0
+        assert bench.sender.dated is not None
+        assert bench.sender.dated[0][1] == (b"date", b"now")
+
+    async def test_an_id_is_added_to_what_was_noted_before(self, bench: Bench) -> None:
+        batch = bench.add(1)
+        bench.answer(bench.taken(), THROTTLED)
+        await pass_time(bench, 7.0)
+        bench.plan.outcomes[b"0"] = Outcome(Verdict.ACCEPTED, provider_id="p0")
+        bench.sender.settle(_alike(bench.taken(), [b"0"]))
+        assert (batch.notes[0].attempts, batch.notes[0].provider_id) == (2, "p0")
+
+    async def test_where_one_is_not_plainly_accepted_each_is_judged(self, bench: Bench) -> None:
+        batch = bench.add(3)
+        bench.plan.outcomes |= {b"no": REJECTED, b"ok": Outcome(Verdict.ACCEPTED, provider_id="p")}
+        bench.sender.settle(_alike(bench.taken(), [b"ok", b"no", b"ok"]))
+        assert words(batch) == ["accepted", "rejected", "accepted"]
+        assert batch.notes[2].provider_id == "p"
+
+    async def test_a_plan_that_raises_over_them_is_asked_for_each(self, bench: Bench) -> None:
+        batch = bench.add(2)
+        bench.sender.settle(_alike(bench.taken(), [b"", b"unheard of"]))
+        assert words(batch) == ["accepted", "unknown"]
 
 
 class TestAnswers:

@@ -1,6 +1,6 @@
-"""The fast way for bare answers, and how TCP cuts the stream, must not show in what requests are told.
+"""The fast ways for answers, bare or alike, and how TCP cuts the stream, must not show in what requests are told.
 
-The fast way leaves a frame whose stream id has the reserved bit set to the long way, although that bit means nothing
+The fast ways leave a frame whose stream id has the reserved bit set to the long way, although that bit means nothing
 (RFC 9113 section 4.1). So the same answers with the bit set are the measure of those without.
 """
 
@@ -67,6 +67,15 @@ STRAY = st.sampled_from([0, 2, 2 * REQUESTS + 1])
 RUNS = st.lists(st.one_of(*[ANY_STREAM] * 9, STRAY), min_size=1, max_size=8).map(
     lambda streams: [wire.bare(stream_id) for stream_id in streams]
 )
+JSON = b"\x88\x00\x01t\x04json"
+PAIRS = st.lists(
+    st.tuples(st.one_of(*[ANY_STREAM] * 9, STRAY), st.sampled_from([b"{}", b"[]", b"{ }"])), min_size=1, max_size=8
+).map(
+    lambda answers: [frame for stream, body in answers for frame in (wire.begun(stream, JSON), wire.body(stream, body))]
+)
+LOCATED = st.lists(
+    st.tuples(st.one_of(*[ANY_STREAM] * 9, STRAY), st.sampled_from([b"/1", b"/2", b"/10"])), min_size=1, max_size=8
+).map(lambda answers: [wire.bare(s, b"\x08\x03201\x0f\x1f" + bytes((len(at),)) + at) for s, at in answers])
 OTHERS = st.one_of(
     st.builds(wire.begun, ANY_STREAM, st.sampled_from([wire.OK, wire.CONTINUE, wire.NOT_FOUND])),
     st.builds(wire.bare, ANY_STREAM, st.sampled_from([wire.NOT_FOUND, b"\x88\x88", b"\x08\x03200", b"\x20\x88"])),
@@ -77,7 +86,9 @@ OTHERS = st.one_of(
     st.just(wire.raw(wire.PING, 0, 0, b"\x00\x00\x01\x01\x05\x00\x00\x00")),
     st.just(wire.raw(wire.HEADERS, wire.END_STREAM, 1, b"")),
 ).map(lambda frame: [frame])
-ANSWERS = st.lists(st.one_of(RUNS, RUNS, OTHERS), max_size=6).map(lambda groups: [f for group in groups for f in group])
+ANSWERS = st.lists(st.one_of(RUNS, RUNS, PAIRS, LOCATED, OTHERS), max_size=6).map(
+    lambda groups: [f for group in groups for f in group]
+)
 
 
 @settings(max_examples=400)
