@@ -27,7 +27,8 @@ RUN /opt/build/bin/python -m hatchling build -t wheel -d /dist \
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 carillon \
     && useradd --uid 10001 --gid carillon --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin carillon \
-    && install -d -o carillon -g carillon -m 0700 /data
+    && install -d -o carillon -g carillon -m 0700 /data \
+    && python -m pip uninstall --yes --quiet --root-user-action ignore pip setuptools wheel
 COPY --from=build /opt/carillon /opt/carillon
 # Everything else comes from /etc/carillon/carillon.toml or more CARILLON_ variables.
 ENV PATH=/opt/carillon/bin:$PATH \
