@@ -59,8 +59,12 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 @pytest.mark.parametrize(
     ("page", "words"), list(commands()), ids=lambda value: value if isinstance(value, str) else " ".join(value)
 )
-def test_a_command_is_one(page: str, words: list[str]) -> None:
-    """Its verbs exist, and it takes these options."""
+def test_a_command_is_one(page: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its verbs exist, and it takes these options; the files that it names are there."""
+    monkeypatch.chdir(tmp_path)
+    for word in words:
+        if re.fullmatch(r"[A-Za-z]\w*\.\w+", word):
+            (tmp_path / word).touch()
     command = typer.main.get_command(app)
     while isinstance(command, TyperGroup):
         assert words, page
