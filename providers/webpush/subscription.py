@@ -8,6 +8,7 @@ when it is connected to (`ProviderSettings.names`).
 from __future__ import annotations
 
 import re
+import string
 from binascii import a2b_base64
 from collections.abc import Sequence
 
@@ -20,10 +21,13 @@ POINT = 65
 """Bytes of a `p256dh` key."""
 SECRET = 16
 """Bytes of an `auth` secret."""
+_NO_POINT = b"A" * 87
+"""In place of a `p256dh` that is not even base64."""
 
 # Visible ASCII only; no userinfo, no fragment, and no backslash, which parsers disagree about.
 _ENDPOINT = re.compile(r"(?i:https)://([A-Za-z0-9.:\[\]-]+)(/[!-\x22$-\[\]-~]*)")
-_BASE64URL = re.compile(rb"[A-Za-z0-9_-]+")
+_BASE64URL = string.ascii_letters.encode() + string.digits.encode() + b"-_"
+_LINES = _BASE64URL + b"\n"
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
@@ -49,34 +53,34 @@ def targets(recipients: Sequence[Recipient], settings: WebPushSettings) -> Targe
     """Origins, and three columns: path with query, `p256dh` and `auth`, both in base64url without padding."""
     hosts = _Hosts(settings)
     origins: list[str] = []
-    rows: list[tuple[bytes, bytes, bytes]] = []
+    paths: list[bytes] = []
     refused: dict[int, str] = {}
     for position, recipient in enumerate(recipients):
         try:
-            origin, row = _take_apart(recipient.subscription, hosts)
+            origin, path = _endpoint(recipient.subscription, hosts)
         except Refused as reason:
             refused[position] = str(reason)
-            origin, row = "", (b"", b"", b"")
+            origin, path = "", b""
         origins.append(origin)
-        rows.append(row)
-    paths, keys, secrets = ([row[part] for row in rows] for part in range(3))
-    return Targets(origins, (paths, keys, secrets), refused)
+        paths.append(path)
+    p256dh, secrets = _key_column(recipients, "p256dh", POINT), _key_column(recipients, "auth", SECRET)
+    points = map(_is_point, decode([key or _NO_POINT for key in p256dh], POINT))
+    for position, is_point in enumerate(points):
+        if not is_point or not secrets[position]:
+            refused.setdefault(position, BAD_AUTH if is_point else BAD_P256DH)
+    for position in refused:
+        origins[position], paths[position], p256dh[position], secrets[position] = "", b"", b"", b""
+    return Targets(origins, (paths, p256dh, secrets), refused)
 
 
-def _take_apart(subscription: Subscription | None, hosts: _Hosts) -> tuple[str, tuple[bytes, bytes, bytes]]:
+def _endpoint(subscription: Subscription | None, hosts: _Hosts) -> tuple[str, bytes]:
+    """Origin, and path with query."""
     if subscription is None:
         raise Refused(NO_SUBSCRIPTION)
     match = _ENDPOINT.fullmatch(subscription.endpoint)
     if match is None or len(subscription.endpoint) > LONGEST_ENDPOINT:
         raise Refused(BAD_ENDPOINT)
-    origin = hosts.origin(match[1].lower())
-    p256dh = _canonical(subscription.keys.get("p256dh"), POINT)
-    if p256dh is None or not _is_point(*decode((p256dh,), POINT)):
-        raise Refused(BAD_P256DH)
-    auth = _canonical(subscription.keys.get("auth"), SECRET)
-    if auth is None:
-        raise Refused(BAD_AUTH)
-    return origin, (match[2].encode(), p256dh, auth)
+    return hosts.origin(match[1].lower()), match[2].encode()
 
 
 class _Hosts:
@@ -123,17 +127,35 @@ class _Hosts:
 
 def decode(column: Sequence[bytes], size: int) -> list[bytes]:
     """The values of a `p256dh` or `auth` column, of `POINT` or `SECRET` bytes each. In one go: 0.2 us each, not 0.8."""
+    if not column:
+        return []
     filler = b"A" * (-size % 3)
     values = a2b_base64((filler.join(column) + filler).translate(_TO_STANDARD))
     return [values[at : at + size] for at in range(0, len(values), size + len(filler))]
 
 
-def _canonical(text: str | None, size: int) -> bytes | None:
+def _key_column(recipients: Sequence[Recipient], name: str, size: int) -> list[bytes]:
+    """A key of each subscription, see `_canonical`; b"" where it is none. Looked at in one go: 0.3 us each, not 1.1."""
+    texts = [
+        (recipient.subscription.keys.get(name) or "") if recipient.subscription else "" for recipient in recipients
+    ]
+    length = _encoded_length(size)
+    lines = "\n".join(texts).encode("ascii", "replace").translate(_TO_URL_SAFE)
+    values = lines.split(b"\n")
+    if len(values) == len(texts) and set(map(len, values)) == {length} and not lines.translate(None, _LINES):
+        return values
+    return [_canonical(text, length) for text in texts]
+
+
+def _canonical(text: str, length: int) -> bytes:
     """Strict base64url; padding and the standard alphabet are tolerated, as some browsers' code sends these."""
-    if text is None:
-        return None
     value = text.encode("ascii", "replace").rstrip(b"=").translate(_TO_URL_SAFE)
-    return value if len(value) == (size * 8 + 5) // 6 and _BASE64URL.fullmatch(value) else None
+    return value if len(value) == length and not value.translate(None, _BASE64URL) else b""
+
+
+def _encoded_length(size: int) -> int:
+    """Of so many bytes in base64 without padding."""
+    return (size * 8 + 5) // 6
 
 
 def _is_point(p256dh: bytes) -> bool:

@@ -261,6 +261,36 @@ def test_allowed_hosts_replace_the_browsers_own() -> None:
     assert list(found.refused) == [2]
 
 
+def test_of_many_keys_the_bad_ones_are_refused_alone() -> None:
+    """They are looked at together; none may hide behind its neighbours, or take them along."""
+    foreign = {**KEYS, "p256dh": RECEIVER_POINT[:-1] + "A"}
+    bad: dict[int, dict[str, str]] = {
+        1: {**KEYS, "p256dh": RECEIVER_POINT + "\n" + RECEIVER_POINT},
+        2: {**KEYS, "auth": KEYS["auth"][:10] + "\n" + KEYS["auth"][11:]},
+        4: {"auth": KEYS["auth"]},
+        5: {**KEYS, "p256dh": RECEIVER_POINT[:43] + "\n" + RECEIVER_POINT[44:]},
+        7: foreign,
+        8: {**KEYS, "auth": KEYS["auth"][:-1] + "ä"},
+    }
+    people = [
+        Recipient(
+            id="r",
+            provider="webpush",
+            subscription=Subscription(endpoint=f"https://fcm.googleapis.com/{position}", keys=bad.get(position, KEYS)),
+        )
+        for position in range(10)
+    ]
+    found = provider.targets(people, SETTINGS)
+    fields = {position: "auth" if "auth" in reason else "p256dh" for position, reason in found.refused.items()}
+    assert fields == {1: "p256dh", 2: "auth", 4: "p256dh", 5: "p256dh", 7: "p256dh", 8: "auth"}
+    good = [position for position in range(10) if position not in bad]
+    assert [found.columns[0][position] for position in good] == [b"/%d" % position for position in good]
+    assert {found.columns[1][position] for position in good} == {RECEIVER_POINT.encode()}
+    assert all(column[position] == b"" for column in found.columns for position in bad)
+    assert [bool(origin) for origin in found.origins] == [position not in bad for position in range(10)]
+    assert provider.targets([], SETTINGS).columns == ([], [], [])
+
+
 def test_keys_are_canonical_in_the_columns() -> None:
     """Padding and the standard alphabet are tolerated on the way in."""
     padded = {
