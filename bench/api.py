@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 import aiohttp
@@ -25,8 +25,10 @@ class ApiError(Exception):
 class Api:
     """A client of one gateway."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, credential: Mapping[str, str]) -> None:
         self.url = url
+        self.credential = credential
+        """The header that every request carries."""
         self._session = session
 
     async def ready(self) -> bool:
@@ -47,7 +49,7 @@ class Api:
         Raises:
             ApiError: it was not accepted.
         """
-        headers = {"Content-Type": "application/x-ndjson"}
+        headers = {"Content-Type": "application/x-ndjson", **self.credential}
         if key is not None:
             headers["Idempotency-Key"] = key
         async with self._session.post(f"{self.url}/v1/jobs", data=_stream(chunks), headers=headers) as response:
@@ -59,17 +61,17 @@ class Api:
         Raises:
             ApiError: it was not accepted.
         """
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self.credential}
         async with self._session.post(f"{self.url}/v1/jobs", data=document, headers=headers) as response:
             return await _answer(response, 202)
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
-        async with self._session.delete(f"{self.url}/v1/jobs/{job_id}") as response:
+        async with self._session.delete(f"{self.url}/v1/jobs/{job_id}", headers=self.credential) as response:
             return await _answer(response, 202)
 
     async def job(self, job_id: str) -> dict[str, Any]:
         """A job's status."""
-        async with self._session.get(f"{self.url}/v1/jobs/{job_id}") as response:
+        async with self._session.get(f"{self.url}/v1/jobs/{job_id}", headers=self.credential) as response:
             return await _answer(response, 200)
 
     async def receipts(self, job_id: str, limit: int = 10_000) -> AsyncIterator[dict[str, Any]]:
@@ -82,7 +84,7 @@ class Api:
         """The same as NDJSON."""
         link: str | None = f"/v1/jobs/{job_id}/receipts?limit={limit}"
         while link is not None:
-            async with self._session.get(self.url + link) as response:
+            async with self._session.get(self.url + link, headers=self.credential) as response:
                 if response.status != 200:
                     await _answer(response, 200)
                 body = await response.read()
@@ -92,15 +94,16 @@ class Api:
 
     async def replay_parked(self) -> int:
         """Have all parked batches sent after all, as an operator would; how many there were."""
-        async with self._session.get(f"{self.url}/v1/parked") as response:
+        async with self._session.get(f"{self.url}/v1/parked", headers=self.credential) as response:
             parked = (await _answer(response, 200))["parked"]
         for batch in parked:
-            async with self._session.post(f"{self.url}/v1/parked/{batch['id']}/replay") as response:
+            path = f"/v1/parked/{batch['id']}/replay"
+            async with self._session.post(self.url + path, headers=self.credential) as response:
                 await _answer(response, 202)
         return len(parked)
 
     async def metrics(self) -> str:
-        async with self._session.get(f"{self.url}/metrics") as response:
+        async with self._session.get(f"{self.url}/metrics", headers=self.credential) as response:
             return await response.text()
 
 

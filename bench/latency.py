@@ -67,7 +67,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 async def _run(running: World, seconds: float, blast: int) -> dict[str, Any]:
     async with stage(running, "apns") as at:
-        clerk = _Clerk(at, poster := Poster(at.api.url))
+        clerk = _Clerk(at, poster := Poster(at.api.url, at.api.credential))
         await clerk.probe(WARM_UP_SECONDS)
         extra: dict[str, Any] = {}
         if blast:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -20,11 +21,12 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 class Poster:
     """Keeps connections open, one request at a time on each; opens another when all are taken."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, credential: Mapping[str, str]) -> None:
         at = urlsplit(url)
         assert at.hostname is not None
         assert at.port is not None
         self._host, self._port = at.hostname, at.port
+        self._credential = "".join(f"{name}: {value}\r\n" for name, value in credential.items())
         self._idle: list[_Wire] = []
         self._all: list[_Wire] = []
 
@@ -45,7 +47,7 @@ class Poster:
     def _head(self, size: int) -> bytes:
         return (
             f"POST /v1/jobs HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
+            f"{self._credential}Content-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
         ).encode()
 
     async def _open(self) -> _Wire:

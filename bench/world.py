@@ -153,7 +153,13 @@ class World:
         return {key: float(at) for key, _, at in (line.rpartition(" ") for line in lines)}
 
     def api(self, session: aiohttp.ClientSession) -> Api:
-        return Api(self.url, session)
+        return Api(self.url, session, self.credential)
+
+    @property
+    def credential(self) -> dict[str, str]:
+        """The header that opens the gateway: its first key's, which is none where it asks for none."""
+        file = self.folder / "queue/carillon.key"
+        return {"Authorization": f"Bearer {file.read_text().strip()}"} if file.exists() else {}
 
     def enter_taken(self, ledger: Ledger) -> None:
         """Enter all the services' journals into a ledger."""

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,11 @@ from contextlib import AsyncExitStack
 import structlog
 from aiohttp import web
 
-from gateway.access.gate import OpenGate
+from gateway.access.allowance import Allowance
+from gateway.access.gate import CheckedGate
+from gateway.access.keyring import Keyring
+from gateway.access.keystore import KeyStore
+from gateway.access.tokens import Tokens
 from gateway.audit.log import AuditLog
 from gateway.credentials.desk import Desk
 from gateway.credentials.health import Health
@@ -112,6 +117,8 @@ async def run_worker(
             queue.database, settings.blocks(), lambda *key: given.get(key), vault, settings.credentials, rotation.hasten
         )
         await rotation.start()
+        keyring = await _keyring(queue, stack)
+        gate = await _gate(settings, keyring, stack)
         ingest = Ingest(
             apps=_apps(settings),
             providers=PROVIDERS,
@@ -122,11 +129,13 @@ async def run_worker(
             mask=Mask.of(settings.data / "mask.key"),
             credentials=desk,
             line=credentials.line,
+            keys=KeyStore(queue.database),
+            allowance=Allowance(settings.data, settings.quotas(), queue.backlog),
             limits=Limits(body=int(settings.http.max_body), line=int(settings.http.max_line)),
         )
         server = application(
-            [*ingest.routes(), *health.routes(readiness, metrics, queue.depth, queue.parked_count)],
-            OpenGate(),
+            [*ingest.routes(), *health.routes(readiness, metrics, queue.depth, queue.parked_count, gate)],
+            gate,
             ingest.door,
             [health.count_requests(metrics)],
         )
@@ -137,8 +146,9 @@ async def run_worker(
                 tasks.create_task(rotation.run()),
                 tasks.create_task(health.watch_loop(metrics, samplers)),
                 tasks.create_task(_maintain(queue, receipts, settings, readiness)),
+                tasks.create_task(keyring.keep_up()),
             ]
-            served = await _listen(server, listeners)
+            served = await _listen(server, listeners, settings.http.tls())
             _settle_memory()
             readiness.report("queue", True)
             readiness.report("gateway", True)
@@ -226,6 +236,21 @@ async def _open_queue(settings: Settings, worker: int, metrics: Metrics, stack: 
     return queue
 
 
+async def _keyring(queue: SqliteQueue, stack: AsyncExitStack) -> Keyring:
+    keyring = Keyring(queue.database)
+    await keyring.look()
+    stack.push_async_callback(keyring.close)
+    return keyring
+
+
+async def _gate(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> CheckedGate:
+    if settings.access.open:
+        log.warning("access.open", reason="access.open is true: whoever reaches this port may do everything")
+    tokens = Tokens(settings.access.issuers, settings.tenant_names())
+    await tokens.start(stack)
+    return CheckedGate(settings.access, keyring, tokens)
+
+
 def _apps(settings: Settings) -> dict[str, dict[str, ProviderSettings]]:
     apps: dict[str, dict[str, ProviderSettings]] = {app: {} for app in settings.all_apps()}
     for (app, provider), block in settings.blocks().items():
@@ -233,11 +258,13 @@ def _apps(settings: Settings) -> dict[str, dict[str, ProviderSettings]]:
     return apps
 
 
-async def _listen(server: web.Application, listeners: Sequence[socket.socket]) -> web.AppRunner:
+async def _listen(
+    server: web.Application, listeners: Sequence[socket.socket], tls: ssl.SSLContext | None
+) -> web.AppRunner:
     served = runner(server)
     await served.setup()
     for listener in listeners:
-        await web.SockSite(served, listener, backlog=BACKLOG).start()
+        await web.SockSite(served, listener, backlog=BACKLOG, ssl_context=tls).start()
     log.info("http.listening", addresses=[f"{host}:{port}" for host, port, *_ in served.addresses])
     return served
 

@@ -1,4 +1,4 @@
-"""The command line: serve, send, receipts, parked, credentials, doctor, backup, simulate, demo, version.
+"""The command line: serve, send, receipts, parked, credentials, keys, audit, doctor, backup, simulate, demo, version.
 
 Exit status: 0 it is done; 1 it was done and the answer is bad (a finding of `doctor`, a notification not accepted);
 2 the command or the configuration is wrong; 3 no gateway answers. `serve`: see `gateway.supervisor`.
@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from enum import StrEnum
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -25,17 +25,26 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from gateway.access_commands import SettingsLog, audit, first_key, keys
 from gateway.advice import advice
 from gateway.client import Client, Page
 from gateway.credential_commands import commands as credential_commands
-from gateway.terminal import BAD_ANSWER, DEFAULT_URL, AsJson, Url
-from gateway.terminal import say as _say
-from gateway.terminal import talking as _talking
+from gateway.terminal import (
+    BAD_ANSWER,
+    DEFAULT_URL,
+    AsJson,
+    Config,
+    Url,
+    client,
+    config_path,
+    refusing,
+    say,
+    settings_of,
+    talking,
+)
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
-
-WRONG_USE = 2
 
 ROWS_SHOWN = 50
 """Receipts in a table; beyond that, counting them says more. `--json` gives all."""
@@ -51,18 +60,6 @@ app = typer.Typer(
     help="Carillon: a push delivery gateway for APNs, FCM and Web Push.",
     epilog="Exit status: 0 done; 1 done, but the answer is bad; 2 wrong command or settings; 3 no gateway answers.",
 )
-
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        envvar="CARILLON_CONFIG",
-        help="The configuration file. Without it: carillon.toml if there is one here, and CARILLON_* variables.",
-    ),
-]
-
-DEFAULT_CONFIG = Path("carillon.toml")
 
 
 class JobClass(StrEnum):
@@ -90,6 +87,7 @@ def serve(
     It stops taking jobs, waits for what is in flight (20 seconds at most) and leaves the rest in the queue. SIGHUP
     reads the settings anew and replaces the workers one after the other, without a gap for callers.
     """
+    from gateway.access.rates import clear as clear_rates
     from gateway.credentials import CredentialsError, CredentialStore
     from gateway.credentials.vault import VaultError, find
     from gateway.listener import bind
@@ -99,16 +97,20 @@ def serve(
     from gateway.queue.base import QueueError
     from gateway.queue.schema import prepare
 
-    config, over = _config(config), {} if workers is None else {"CARILLON_WORKERS": str(workers)}
-    settings = _settings(config, over)
-    with _refusing(CredentialsError, SlotTaken, QueueError, VaultError, OSError):
+    config, over = config_path(config), {} if workers is None else {"CARILLON_WORKERS": str(workers)}
+    settings = settings_of(config, over)
+    with refusing(CredentialsError, SlotTaken, QueueError, VaultError, OSError):
         CredentialStore(settings.blocks())  # the workers load them again; here all errors are told once
         clear(settings.data / "metrics")
+        clear_rates(settings.data)
         find(settings.credentials, os.environ)
         prepare(settings.queue.path)
+        first_key(settings)
+        settings.http.tls()
         listeners = bind(settings.http.host, settings.http.port)
     logs.configure(settings.observe.log_level, settings.observe.log_format)
-    raise typer.Exit(_supervise(settings, config, listeners, lambda: _renewed(settings, config, over)))
+    noted = SettingsLog(settings)
+    raise typer.Exit(_supervise(settings, config, listeners, lambda: _renewed(settings, config, over, noted)))
 
 
 def _supervise(
@@ -126,7 +128,7 @@ def _supervise(
         file = ["--config", str(config)] if config is not None else []
         return [sys.executable, "-m", "gateway", "worker", *file, *numbers]
 
-    with _refusing(SlotTaken, OSError):
+    with refusing(SlotTaken, OSError):
         metrics = Metrics(settings.data / "metrics", SUPERVISOR)
     with closing(metrics), ExitStack() as stack:
         for each in listeners:
@@ -142,17 +144,23 @@ def _supervise(
         return asyncio.run(supervisor.run())
 
 
-def _renewed(former: Settings, config: Path | None, over: Mapping[str, str]) -> str | None:
+def _renewed(former: Settings, config: Path | None, over: Mapping[str, str], noted: SettingsLog) -> str | None:
     """What is wrong with the settings as they are by now, for workers to be replaced by; None if nothing is."""
     from gateway.credentials import CredentialsError, CredentialStore
+    from gateway.queue.base import QueueError
     from gateway.settings import SettingsError, load
 
     try:
         settings = load(config, {**os.environ, **over})
         CredentialStore(settings.blocks())
-    except (SettingsError, CredentialsError) as error:
+        settings.http.tls()
+        if problem := _unchangeable(former, settings):
+            return problem
+        first_key(settings)
+    except (SettingsError, CredentialsError, QueueError, OSError) as error:
         return str(error)
-    return _unchangeable(former, settings)
+    noted.reloaded(settings)
+    return None
 
 
 def _unchangeable(former: Settings, settings: Settings) -> str | None:
@@ -188,9 +196,9 @@ def worker(
     from gateway.supervisor import Parent
 
     line = Parent(parent)
-    settings = _settings(config, {"CARILLON_WORKERS": str(workers)})
+    settings = settings_of(config, {"CARILLON_WORKERS": str(workers)})
     logs.configure(settings.observe.log_level, settings.observe.log_format, worker=worker)
-    with _refusing(SettingsError, SlotTaken, QueueError, VaultError, OSError):
+    with refusing(SettingsError, SlotTaken, QueueError, VaultError, OSError):
         try:
             uvloop.run(run_worker(settings, worker, inherited(listeners), line.say_ready, line.say_alive))
         except ExceptionGroup:
@@ -237,23 +245,23 @@ def send(
         "recipients": [recipient],
         **({"ttl": ttl} if ttl else {}),
     }
-    with _talking(as_json):
-        client = Client(url)
-        answer = client.submit(job)
-        receipt = _await_receipt(client, answer["job"], timeout) if wait else None
+    with talking(as_json):
+        caller = client(url)
+        answer = caller.submit(job)
+        receipt = _await_receipt(caller, answer["job"], timeout) if wait else None
     if receipt is None and not wait:
         see = f"carillon receipts {answer['job']} --url {url}"
-        _say(as_json, answer, f"[green]Taken[/green] as {answer['job']}. What became of it: {see}")
+        say(as_json, answer, f"[green]Taken[/green] as {answer['job']}. What became of it: {see}")
         return
     shown = receipt or {"job": answer["job"], "state": "pending"}
-    _say(as_json, shown, _sentence(shown))
+    say(as_json, shown, _sentence(shown))
     if shown["state"] != "accepted":
         raise typer.Exit(BAD_ANSWER)
 
 
-def _await_receipt(client: Client, job_id: str, timeout: float) -> dict[str, Any] | None:
+def _await_receipt(caller: Client, job_id: str, timeout: float) -> dict[str, Any] | None:
     deadline = time.monotonic() + timeout
-    while not (page := client.receipts(job_id)).receipts:
+    while not (page := caller.receipts(job_id)).receipts:
         if time.monotonic() > deadline:
             return None
         time.sleep(POLL)
@@ -300,8 +308,8 @@ def receipts(
     """Show the receipts of a job: one for each delivery that has ended."""
     rows: list[dict[str, Any]] = []
     counts: dict[tuple[str, str], int] = {}
-    with _talking(as_json):
-        for page in _pages(Client(url), job, follow):
+    with talking(as_json):
+        for page in _pages(client(url), job, follow):
             rows += page.receipts[: ROWS_SHOWN - len(rows)]
             for receipt in page.receipts:
                 key = (receipt["provider"], receipt["state"])
@@ -312,10 +320,10 @@ def receipts(
         _show_receipts(rows, counts)
 
 
-def _pages(client: Client, job_id: str, follow: bool) -> Iterable[Page]:
+def _pages(caller: Client, job_id: str, follow: bool) -> Iterable[Page]:
     cursor = None
     while True:
-        page = client.receipts(job_id, cursor)
+        page = caller.receipts(job_id, cursor)
         cursor = page.cursor
         yield page
         if page.finished or not (follow or page.receipts):
@@ -354,6 +362,8 @@ parked = typer.Typer(
 )
 app.add_typer(parked, name="parked")
 app.add_typer(credential_commands, name="credentials")
+app.add_typer(keys, name="keys")
+app.add_typer(audit, name="audit")
 
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Its id, as `carillon parked list` shows it.")]
 
@@ -368,8 +378,8 @@ def list_parked(
         Column("batch", overflow="fold"), Column("job", overflow="fold"), "app", "provider", "class", "deliveries",
         "deaths", "parked (UTC)",
     )  # fmt: skip
-    with _talking(as_json):
-        for batch in _parked_batches(Client(url)):
+    with talking(as_json):
+        for batch in _parked_batches(client(url)):
             if as_json:
                 typer.echo(json.dumps(batch))
                 continue
@@ -380,9 +390,9 @@ def list_parked(
         Console().print(table if table.row_count else "No batch is parked.")
 
 
-def _parked_batches(client: Client) -> Iterator[dict[str, Any]]:
+def _parked_batches(caller: Client) -> Iterator[dict[str, Any]]:
     cursor = None
-    while (page := client.parked(cursor))["parked"]:
+    while (page := caller.parked(cursor))["parked"]:
         yield from page["parked"]
         cursor = page["cursor"]
 
@@ -390,8 +400,8 @@ def _parked_batches(client: Client) -> Iterator[dict[str, Any]]:
 @parked.command(epilog="Example: carillon parked show 0198a1b2-c3d4-7e5f-8a6b-7c8d9e0f0000")
 def show(batch: BatchId, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Show what a parked batch holds. Tokens and endpoints are masked, and of texts only the size is told."""
-    with _talking(as_json):
-        contents = Client(url).parked_batch(batch)
+    with talking(as_json):
+        contents = client(url).parked_batch(batch)
     if as_json:
         typer.echo(json.dumps(contents))
         return
@@ -409,18 +419,18 @@ def show(batch: BatchId, url: Url = DEFAULT_URL, as_json: AsJson = False) -> Non
 @parked.command(epilog="Example: carillon parked replay 0198a1b2-c3d4-7e5f-8a6b-7c8d9e0f0000")
 def replay(batch: BatchId, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Send a parked batch once more, from where it was. One more death parks it again."""
-    with _talking(as_json):
-        answer = Client(url).replay(batch)
+    with talking(as_json):
+        answer = client(url).replay(batch)
     see = f"carillon receipts {answer['job']} --url {url}"
-    _say(as_json, answer, f"It is queued again. What became of it: {see}")
+    say(as_json, answer, f"It is queued again. What became of it: {see}")
 
 
 @parked.command(epilog="Example: carillon parked purge 0198a1b2-c3d4-7e5f-8a6b-7c8d9e0f0000")
 def purge(batch: BatchId, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """End a parked batch: receipts say `dead_lettered`, or `unknown` where it may have reached its device."""
-    with _talking(as_json):
-        answer = Client(url).purge(batch)
-    _say(as_json, answer, f"It has ended. Its receipts: carillon receipts {answer['job']} --url {url}")
+    with talking(as_json):
+        answer = client(url).purge(batch)
+    say(as_json, answer, f"It has ended. Its receipts: carillon receipts {answer['job']} --url {url}")
 
 
 @app.command(epilog="Example: carillon doctor --config carillon.toml")
@@ -437,7 +447,7 @@ def doctor(
 
     findings = []
     console = Console(soft_wrap=True)
-    for finding in examine(_config(config), os.environ, timeout):
+    for finding in examine(config_path(config), os.environ, timeout):
         findings.append(finding)
         if not as_json:
             colour = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILED: "red"}[finding.level]
@@ -466,13 +476,13 @@ def backup(
     from gateway.queue.backup import backup as copy
     from gateway.queue.base import QueueError
 
-    source = _settings(_config(config), {}).queue.path
-    with _refusing(QueueError), Progress(console=Console(stderr=True), disable=as_json) as bar:
+    source = settings_of(config_path(config), {}).queue.path
+    with refusing(QueueError), Progress(console=Console(stderr=True), disable=as_json) as bar:
         task = bar.add_task("Copying", total=1.0)
         copied = copy(source, destination, lambda share: bar.update(task, completed=share))
     size = f"{copied.bytes / 2**20:,.1f} MiB"
     kept = f"{copied.jobs:,} jobs, {copied.deliveries:,} deliveries still to be sent"
-    _say(as_json, copied._asdict(), f"[green]{escape(copied.path)}[/green]: {size}, {kept}, checked.")
+    say(as_json, copied._asdict(), f"[green]{escape(copied.path)}[/green]: {size}, {kept}, checked.")
 
 
 @app.command(
@@ -510,28 +520,4 @@ def version(as_json: AsJson = False) -> None:
     names = ("carillon", "aiohttp", "apsw", "cryptography", "uvloop")
     versions = {name: installed_version(name) for name in names} | {"python": sys.version.split()[0]}
     parts = ", ".join(f"{name} {number}" for name, number in versions.items() if name != "carillon")
-    _say(as_json, versions, f"carillon {versions['carillon']} ({parts})")
-
-
-# --- what they share
-
-
-def _config(config: Path | None) -> Path | None:
-    return config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
-
-
-def _settings(config: Path | None, over: Mapping[str, str]) -> Settings:
-    from gateway.settings import SettingsError, load
-
-    with _refusing(SettingsError):
-        return load(config, {**os.environ, **over})
-
-
-@contextmanager
-def _refusing(*errors: type[Exception]) -> Iterator[None]:
-    """Errors that say what to do become that sentence and the exit status of wrong use."""
-    try:
-        yield
-    except errors as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(WRONG_USE) from None
+    say(as_json, versions, f"carillon {versions['carillon']} ({parts})")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Mapping
 from http.client import HTTPException, HTTPResponse
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
-from urllib.parse import quote
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.parse import quote, urlsplit
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
 TIMEOUT = 30.0
 """Seconds of silence from the gateway."""
@@ -43,12 +45,26 @@ class Page(NamedTuple):
     """Whether there will never be a next page."""
 
 
-class Client:
-    """Speaks to the gateway at `url`. Proxies of the environment are not used: a gateway is one's own."""
+class _NoRedirects(HTTPRedirectHandler):
+    """A gateway sends nobody elsewhere, and a key does not go where a stranger says."""
 
-    def __init__(self, url: str) -> None:
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class Client:
+    """Speaks to the gateway at `url`. Proxies of the environment are not used: a gateway is one's own.
+
+    Args:
+        key: what opens it; None where nothing is asked for.
+        ca_file: authorities to trust instead of the system's.
+    """
+
+    def __init__(self, url: str, key: str | None = None, ca_file: str | None = None) -> None:
         self._url = url.rstrip("/")
-        self._opener = build_opener(ProxyHandler({}))
+        self._credential = {} if key is None else {"Authorization": f"Bearer {key}"}
+        trusted = HTTPSHandler(context=ssl.create_default_context(cafile=ca_file))
+        self._opener = build_opener(ProxyHandler({}), trusted, _NoRedirects())
 
     def submit(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Hand in a job; the answer of 202.
@@ -106,7 +122,7 @@ class Client:
             return _object(response)
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> HTTPResponse:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        headers = self._credential | ({"Content-Type": "application/json"} if body is not None else {})
         request = Request(self._url + path, body, headers, method=method)
         try:
             response = self._opener.open(request, timeout=TIMEOUT)
@@ -118,6 +134,15 @@ class Client:
             raise Unreachable(f"No gateway answers at {self._url} ({reason})") from None
         assert isinstance(response, HTTPResponse)
         return response
+
+
+def on_this_machine(url: str) -> bool:
+    """Whether a URL leads to loopback, by its text alone."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _object(response: HTTPResponse) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.client import Client
-from gateway.terminal import BAD_ANSWER, DEFAULT_URL, AsJson, Url, say, talking
+from gateway.terminal import BAD_ANSWER, DEFAULT_URL, AsJson, Url, client, say, talking
 
 POLL = 0.5
 """Seconds between looks at a rotation that is waited for."""
@@ -37,7 +36,7 @@ Wait = Annotated[bool, typer.Option("--wait", help="Until it signs everything, o
 def list_credentials(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List the credentials. Nothing shows their secrets."""
     with talking(as_json):
-        found = Client(url).credentials()
+        found = client(url).credentials()
     if as_json:
         typer.echo(json.dumps(found))
         return
@@ -87,7 +86,7 @@ def add(
     if not material:
         raise typer.BadParameter("give the files of the credential: --key, --certificate, --service-account, …")
     with talking(as_json):
-        added = Client(url).add_credential(app, provider, material)
+        added = client(url).add_credential(app, provider, material)
     _tell(as_json, added, f"next: carillon credentials rotate {added['id']}")
 
 
@@ -101,10 +100,10 @@ def probe(number: Number, url: Url = DEFAULT_URL, as_json: AsJson = False) -> No
 def rotate(number: Number, url: Url = DEFAULT_URL, wait: Wait = False, as_json: AsJson = False) -> None:
     """Probe it, then let it sign 1 %, 10 % and all of the notifications, or go back by itself."""
     with talking(as_json):
-        found = Client(url).credential_step(number, "rotate")
+        found = client(url).credential_step(number, "rotate")
         while wait and found["state"] in AT_WORK:
             time.sleep(POLL)
-            found = next(row for row in Client(url).credentials() if row["id"] == number)
+            found = next(row for row in client(url).credentials() if row["id"] == number)
     _tell(as_json, found, "see how it goes: carillon credentials list")
 
 
@@ -135,7 +134,7 @@ def history(
     table = Table("when (UTC)", "no.", "of", "step", "state", "by", "why")
     with talking(as_json):
         cursor = None
-        while (page := Client(url).credential_history(cursor))["steps"]:
+        while (page := client(url).credential_history(cursor))["steps"]:
             cursor = page["cursor"]
             for step in page["steps"]:
                 if as_json:
@@ -149,7 +148,7 @@ def history(
 
 def _step(step: str, number: str, url: str, as_json: bool) -> None:
     with talking(as_json):
-        found = Client(url).credential_step(number, step)
+        found = client(url).credential_step(number, step)
     _tell(as_json, found, "")
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from collections.abc import Sequence
+from pathlib import Path
 
 BACKLOG = 1024
 """Connections that wait to be accepted, while all workers are busy or being started again."""
@@ -39,6 +41,32 @@ def bind(host: str, port: int) -> list[socket.socket]:
 def _addresses(host: str, port: int) -> Sequence[tuple[int, int, int, str, tuple]]:  # type: ignore[type-arg]
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys(found))
+
+
+def server_context(
+    certificate: Path, key: Path | None, client_authorities: Path | None, *, required: bool
+) -> ssl.SSLContext:
+    """TLS 1.2 or newer for who connects; with `client_authorities`, callers' certificates are asked for.
+
+    Raises:
+        OSError: a file cannot be read, or is not what it should be; the message names it.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:
+        files = f"{certificate}{f' with {key}' if key else ''}"
+        raise OSError(error.errno, f"{files} cannot be used as the listener's certificate: {error.strerror}") from error
+    if client_authorities is not None:
+        context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+        try:
+            context.load_verify_locations(client_authorities)
+        except OSError as error:
+            reason = f"{client_authorities} cannot be used as http.client_ca_file: {error.strerror}"
+            raise OSError(error.errno, reason) from error
+    return context
 
 
 def inherited(descriptors: Sequence[int]) -> list[socket.socket]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import difflib
 import re
+import ssl
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
@@ -25,17 +26,20 @@ from pydantic import (
     ValidationError,
     create_model,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
 from gateway.access.names import DEFAULT, full_name
+from gateway.access.settings import Access, Issuer, Quota
+from gateway.listener import server_context
 from providers import PROVIDERS
 from providers.base import ProviderSettings
 
 PREFIX = "CARILLON_"
 DELIMITER = "__"
-OTHER_VARIABLES = frozenset({"CARILLON_CONFIG", "CARILLON_URL"})
+OTHER_VARIABLES = frozenset({"CARILLON_CONFIG", "CARILLON_URL", "CARILLON_KEY", "CARILLON_CA_FILE"})
 """Belong to the command line, see `gateway.cli`."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -76,6 +80,31 @@ class Http(Section):
     """Bytes of a job sent as one JSON document."""
     max_line: ByteSize = ByteSize(64 * 2**10)
     """Bytes of one recipient's line of a job sent as NDJSON."""
+    certificate_file: Path | None = None
+    """The listener's certificate and chain (PEM): with it, callers come by TLS."""
+    key_file: Path | None = None
+    """Of the certificate, if it is not in the same file."""
+    client_ca_file: Path | None = None
+    """Authorities of callers' certificates; see `[[access.certificates]]` for what one is good for."""
+    client_certificates: Literal["required", "optional"] = "required"
+    """Whether a caller without one gets a connection at all, once there is a `client_ca_file`."""
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if self.certificate_file is None and (self.key_file or self.client_ca_file):
+            raise ValueError("key_file and client_ca_file need a certificate_file")
+        return self
+
+    def tls(self) -> ssl.SSLContext | None:
+        """What the listener speaks TLS with; None: it does not.
+
+        Raises:
+            OSError: a file cannot be read, or is not what it should be.
+        """
+        if self.certificate_file is None:
+            return None
+        required = self.client_certificates == "required"
+        return server_context(self.certificate_file, self.key_file, self.client_ca_file, required=required)
 
 
 class Queue(Section):
@@ -154,12 +183,12 @@ else:
     )
 
 
-class Tenant(Section):
+class Tenant(Quota):
     """`[tenants.NAME]`: apps that only this tenant's credentials reach, and what they may take together."""
 
     weight: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     """Its share of what several tenants want at the same time, divided among its apps by theirs."""
-    apps: dict[AppName, AppBlocks] = {}
+    apps: dict[AppName, AppBlocks] = Field(default_factory=dict)
 
 
 class Settings(BaseSettings):
@@ -173,6 +202,7 @@ class Settings(BaseSettings):
     dispatch: Dispatch = Dispatch()
     observe: Observe = Observe()
     credentials: Credentials = Credentials()
+    access: Access = Access()
     apps: dict[AppName, AppBlocks] = {}
     """Those of the default tenant."""
     tenants: dict[TenantName, Tenant] = {}
@@ -183,6 +213,13 @@ class Settings(BaseSettings):
         if DEFAULT in tenants and tenants[DEFAULT].apps:
             raise ValueError(f"apps of the tenant {DEFAULT} are [apps.NAME], not [tenants.{DEFAULT}.apps.NAME]")
         return tenants
+
+    @model_validator(mode="after")
+    def _tenants_are_known(self) -> Self:
+        if unknown := self.access.tenants() - self.tenant_names():
+            names = ", ".join(sorted(unknown))
+            raise ValueError(f"access names tenants that there are not: {names}. Add [tenants.NAME] for each")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -207,6 +244,16 @@ class Settings(BaseSettings):
             full_name(tenant, app): blocks
             for tenant, apps in {DEFAULT: self.apps, **self._tenants_apps()}.items()
             for app, blocks in apps.items()
+        }
+
+    def tenant_names(self) -> set[str]:
+        """All tenants, the default one among them."""
+        return {DEFAULT, *self.tenants}
+
+    def quotas(self) -> Mapping[str, Quota]:
+        """How much each tenant may ask for."""
+        return {
+            name: Quota(**{key: getattr(of, key) for key in Quota.model_fields}) for name, of in self.tenants.items()
         }
 
     def _tenants_apps(self) -> dict[str, dict[str, AppBlocks]]:
@@ -315,21 +362,19 @@ def _merge(values: dict[str, Any], overlay: Mapping[str, Any]) -> None:
 
 
 def _anchor(values: dict[str, Any], folder: Path) -> None:
-    """Make paths absolute: `queue.path`, and every key of a provider block that ends in `_file`."""
+    """Make paths absolute: `queue.path`, and every key that ends in `_file`."""
     queue = values.setdefault("queue", {})
     if isinstance(queue, dict) and isinstance(path := queue.get("path", str(Queue().path)), str):
         queue["path"] = str(folder / Path(path).expanduser())
-    credentials = values.get("credentials")
-    if isinstance(credentials, dict) and isinstance(path := credentials.get("key_file"), str):
-        credentials["key_file"] = str(folder / Path(path).expanduser())
-    tenants = values.get("tenants")
-    owners = [values, *(tenants.values() if isinstance(tenants, dict) else ())]
-    for apps in [owner.get("apps") for owner in owners if isinstance(owner, dict)]:
-        for app in apps.values() if isinstance(apps, dict) else ():
-            for block in app.values() if isinstance(app, dict) else ():
-                for key, value in block.items() if isinstance(block, dict) else ():
-                    if key.endswith("_file") and isinstance(value, str) and value:
-                        block[key] = str(folder / Path(value).expanduser())
+    _anchor_files(values, folder)
+
+
+def _anchor_files(table: dict[str, Any], folder: Path) -> None:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            _anchor_files(value, folder)
+        elif key.endswith("_file") and isinstance(value, str) and value:
+            table[key] = str(folder / Path(value).expanduser())
 
 
 _APP_RULE = "an app's name is up to 64 of a-z, 0-9, _ and -, and begins with a letter or digit"
@@ -363,6 +408,8 @@ def _table(path: list[str]) -> type[BaseModel]:
             return AppBlocks
         case ["apps", _, provider]:
             return PROVIDERS[provider].settings
+        case ["access", "issuers", _]:
+            return Issuer
         case [section]:
             return type(Settings.model_fields[section].default)
         case _:

@@ -81,8 +81,8 @@ class AuditLog:
         await self._database.write(lambda db: append(db, now, actor, action, subject, detail))
 
     async def entries(self, after: int, limit: int, tenant: str) -> list[Entry]:
-        """What a tenant's people did, oldest first, behind row number `after`."""
-        return await self._database.read(lambda db: entries(db, after, limit, tenant))
+        """What a tenant's people did, oldest first, without their first `after` rows: a tenant counts its own."""
+        return await self._database.read(lambda db: entries_of(db, after, limit, tenant))
 
 
 def append(
@@ -97,15 +97,21 @@ def append(
     db.execute("UPDATE audit_head SET number = ?, hash = ?", (number, hashed))
 
 
-def entries(db: apsw.Connection, after: int, limit: int, tenant: str | None = None) -> list[Entry]:
-    """Rows behind number `after`, of one tenant or (None) of all."""
-    condition = "" if tenant is None else "AND tenant = :tenant "
-    sql = f"SELECT * FROM audit WHERE number > :after {condition}ORDER BY number LIMIT :limit"
-    rows = every(db, sql, {"after": after, "limit": limit} | ({} if tenant is None else {"tenant": tenant}))
-    return [
-        Entry(number, at, of, actor, action, subject, msgspec.json.decode(detail), hashed.hex())
-        for number, at, of, actor, action, subject, detail, hashed in rows
-    ]
+def entries_of(db: apsw.Connection, after: int, limit: int, tenant: str) -> list[Entry]:
+    """At most `limit` rows of a tenant, without its first `after`."""
+    rows = every(db, "SELECT * FROM audit WHERE tenant = ? ORDER BY number LIMIT ? OFFSET ?", (tenant, limit, after))
+    return [_entry(row) for row in rows]
+
+
+def newest(db: apsw.Connection, limit: int) -> list[Entry]:
+    """The last `limit` rows of everybody, oldest first."""
+    rows = every(db, "SELECT * FROM audit ORDER BY number DESC LIMIT ?", (limit,))
+    return [_entry(row) for row in reversed(rows)]
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    number, at, tenant, actor, action, subject, detail, hashed = row
+    return Entry(number, at, tenant, actor, action, subject, msgspec.json.decode(detail), hashed.hex())
 
 
 def verify(db: apsw.Connection, noted: str = "") -> Verdict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -130,6 +130,50 @@ class DeadTokens(msgspec.Struct, frozen=True):
 
     tokens: list[InvalidToken]
     cursor: Annotated[str, Meta(description="Pass it as `after`, now if the page was full, otherwise some time later.")]
+
+
+class KeyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of an API key; what opens the gateway is not."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    apps: Annotated[list[str] | None, Meta(description="Apps that it is limited to; null: all of the tenant's.")]
+    created_at: float
+    created_by: str
+    expires_at: float | None
+    revoked_at: float | None
+    last_used_at: Annotated[float | None, Meta(description="To the minute or so.")]
+
+
+class KeyList(msgspec.Struct, frozen=True):
+    """Keys, the oldest first, with those that are no longer good."""
+
+    keys: list[KeyReport]
+
+
+class CreatedKey(msgspec.Struct, frozen=True):
+    """A key that was just made."""
+
+    key: KeyReport
+    secret: Annotated[str, Meta(description="What to send as `Authorization: Bearer …`. Nobody can show it again.")]
+
+
+class AuditEntry(msgspec.Struct, frozen=True):
+    """Something that was done."""
+
+    at: float
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any]
+
+
+class AuditPage(msgspec.Struct, frozen=True):
+    """What the tenant's people did, oldest first."""
+
+    entries: list[AuditEntry]
+    cursor: Annotated[str, Meta(description="Pass it as `after` for the next page.")]
 
 
 RATE_SPAN = 1.0

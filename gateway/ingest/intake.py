@@ -54,6 +54,8 @@ class Answer(NamedTuple):
     job_id: str
     body: bytes
     replayed: bool
+    accepted: int = 0
+    """Recipients that became deliveries by this request."""
 
 
 class Intake:
@@ -221,7 +223,7 @@ class Intake:
         for provider in splitter.accepted.keys() | splitter.refused.keys():
             meter = self._meter.lane(job.app, provider, job.lane)
             meter.recipients(splitter.accepted[provider], splitter.refused[provider])
-        return Answer(job.id, answer, replayed=False)
+        return Answer(job.id, answer, replayed=False, accepted=splitter.accepted.total())
 
 
 def _idempotency(app: str, key: str | None, fingerprint: bytes) -> Idempotency | None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from gateway.access.principal import Scope
 from gateway.ingest import answers, credentials
+from gateway.ingest.administration import WantedKey
 from gateway.ingest.lookup import NEXT_CURSOR
 from gateway.ingest.media import JSON, NDJSON
 from gateway.ingest.problem import CONTENT_TYPE
@@ -34,6 +36,10 @@ _COMPONENTS = (
     credentials.NewCredential,
     credentials.CredentialList,
     credentials.CredentialHistory,
+    answers.KeyList,
+    answers.CreatedKey,
+    answers.AuditPage,
+    WantedKey,
 )
 
 Node = dict[str, Any]
@@ -53,11 +59,11 @@ def document() -> bytes:
                 "version": version("carillon"),
                 "description": "Push notifications over APNs, FCM and Web Push. A receipt says what the push service"
                 " answered; `accepted` never means delivered. Instants are RFC 3339 in requests and UNIX seconds in"
-                " answers.",
+                " answers. The tenant comes from the credential alone: what another tenant has is unknown (404).",
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             "paths": _paths(),
-            "components": {"schemas": schemas},
+            "components": {"schemas": schemas, "securitySchemes": _SCHEMES},
         }
     )
 
@@ -67,8 +73,9 @@ def _paths() -> Node:
         "/v1/jobs": {"post": _submit()},
         "/v1/jobs/{id}": {
             "parameters": [_path("A job's id.")],
-            "get": _operation("getJob", "How far a job has come.", {"200": _answer("JobReport")}, 404, 503),
+            "get": _operation(Scope.READ, "getJob", "How far a job has come.", {"200": _answer("JobReport")}, 404, 503),
             "delete": _operation(
+                Scope.SEND,
                 "cancelJob",
                 "Cancel what is not yet sent. What is on the wire goes its way, and cancelling twice does no harm.",
                 {"202": _answer("JobReport")},
@@ -78,6 +85,7 @@ def _paths() -> Node:
         "/v1/jobs/{id}/receipts": {"parameters": [_path("A job's id.")], "get": _receipts()},
         "/v1/receipts": {
             "post": _operation(
+                Scope.READ,
                 "findReceipts",
                 "Receipts by delivery ids.",
                 {"200": _answer("Found") | _links({"getDelivery": "/receipts/0/id"})},
@@ -87,16 +95,22 @@ def _paths() -> Node:
         },
         "/v1/deliveries/{id}": {
             "parameters": [_path("A delivery's id.")],
-            "get": _operation("getDelivery", "One delivery.", {"200": _answer("Receipt")}, 404, 503),
+            "get": _operation(Scope.READ, "getDelivery", "One delivery.", {"200": _answer("Receipt")}, 404, 503),
         },
         "/v1/tokens/invalid": {
             "get": _operation(
-                "listDeadTokens", "Targets declared dead, oldest first.", {"200": _answer("DeadTokens")}, 400, 503
+                Scope.READ,
+                "listDeadTokens",
+                "Targets declared dead, oldest first.",
+                {"200": _answer("DeadTokens")},
+                400,
+                503,
             )
             | {"parameters": [_query("app", "Whose.", {"type": "string"}, required=True), *_CURSOR]}
         },
         "/v1/parked": {
             "get": _operation(
+                Scope.OPERATE,
                 "listParked",
                 "Batches that nobody sends any more, because process after process died with them, oldest first. They"
                 " stay until they are replayed, purged or cancelled, or their job expires.",
@@ -108,9 +122,15 @@ def _paths() -> Node:
         "/v1/parked/{id}": {
             "parameters": [_PARKED_ID],
             "get": _operation(
-                "getParked", "What a parked batch holds, masked.", {"200": _answer("ParkedContents")}, 404, 503
+                Scope.OPERATE,
+                "getParked",
+                "What a parked batch holds, masked.",
+                {"200": _answer("ParkedContents")},
+                404,
+                503,
             ),
             "delete": _operation(
+                Scope.OPERATE,
                 "purgeParked",
                 "End a parked batch. What was never sent gets the receipt `dead_lettered`, what may have reached its"
                 " device `unknown`.",
@@ -121,6 +141,7 @@ def _paths() -> Node:
         "/v1/parked/{id}/replay": {
             "parameters": [_PARKED_ID],
             "post": _operation(
+                Scope.OPERATE,
                 "replayParked",
                 "Send a parked batch once more, from where it was. One more death parks it again.",
                 {"202": _answer("ParkedReport")},
@@ -129,12 +150,14 @@ def _paths() -> Node:
         },
         "/v1/credentials": {
             "get": _operation(
+                Scope.OPERATE,
                 "listCredentials",
                 "Credentials of the apps, without their secrets.",
                 {"200": _answer("CredentialList")},
                 503,
             ),
             "post": _operation(
+                Scope.OPERATE,
                 "addCredential",
                 "Check a credential and store it encrypted. It signs nothing until it is rotated in.",
                 {"201": _answer("CredentialReport") | _links(dict.fromkeys(_OF_A_CREDENTIAL, "/id"))},
@@ -144,6 +167,7 @@ def _paths() -> Node:
         },
         "/v1/credentials/history": {
             "get": _operation(
+                Scope.OPERATE,
                 "listCredentialSteps",
                 "What happened to them, oldest first.",
                 {"200": _answer("CredentialHistory")},
@@ -155,14 +179,51 @@ def _paths() -> Node:
         **{
             f"/v1/credentials/{{id}}/{operation.removesuffix('Credential')}": {
                 "parameters": [_path("A credential's number.")],
-                "post": _operation(operation, summary, {"200": _answer("CredentialReport")}, 404, 409, 503),
+                "post": _operation(
+                    Scope.OPERATE, operation, summary, {"200": _answer("CredentialReport")}, 404, 409, 503
+                ),
             }
             for operation, summary in _OF_A_CREDENTIAL.items()
+        },
+        "/v1/keys": {
+            "get": _operation(
+                Scope.OPERATE, "listKeys", "The tenant's API keys, the oldest first.", {"200": _answer("KeyList")}, 503
+            ),
+            "post": _operation(
+                Scope.OPERATE,
+                "createKey",
+                "Make an API key of the tenant, with no more than the credential has that asks for it. A name has two"
+                " that are good at a time: make the second, change over, revoke the first.",
+                {"201": _answer("CreatedKey") | _links({"revokeKey": "/key/id"})},
+                *(400, 408, 409, 413, 415, 422, 503),
+            )
+            | {"requestBody": {"required": True, "content": _content("WantedKey")}},
+        },
+        "/v1/keys/{id}": {
+            "parameters": [_path("A key's id.")],
+            "delete": _operation(
+                Scope.OPERATE,
+                "revokeKey",
+                "End a key for good. It is refused everywhere within a second; twice does no harm.",
+                {"200": _answer("KeyReport")},
+                *(404, 503),
+            ),
+        },
+        "/v1/audit": {
+            "get": _operation(
+                Scope.OPERATE,
+                "listAudit",
+                "What the tenant's people did to keys, credentials, jobs and parked batches, oldest first.",
+                {"200": _answer("AuditPage")},
+                *(400, 503),
+            )
+            | {"parameters": _CURSOR}
         },
         "/openapi.json": {
             "get": {
                 "operationId": "getDescription",
                 "summary": "This description.",
+                "security": [],
                 "responses": {"200": {"description": "OK", "content": {JSON: {"schema": {"type": "object"}}}}},
             }
         },
@@ -174,13 +235,16 @@ def _submit() -> Node:
     accepted["headers"] = {
         "Location": _header("Where the job's report is."),
         "Idempotent-Replayed": _header("`true`: this is the answer that an earlier request with the same key got."),
+        **_RATES,
     }
     operation = _operation(
+        Scope.SEND,
         "submitJob",
         "Submit a job. It is on stable storage when the answer comes; before, nothing of it is sent.",
         {"202": accepted},
         *(400, 408, 409, 413, 415, 422, 429, 503),
     )
+    operation["responses"]["429"]["headers"] = {"Retry-After": _header("Seconds to wait."), **_RATES}
     operation["parameters"] = [
         {
             "name": "Idempotency-Key",
@@ -214,6 +278,7 @@ def _receipts() -> Node:
         "content": {NDJSON: {"schema": {"type": "string"}}},
     }
     operation = _operation(
+        Scope.READ,
         "listReceipts",
         "A job's receipts in the order in which they were stored. This is where a recipient's delivery is found: each"
         " carries the recipient's id and the delivery's.",
@@ -224,9 +289,10 @@ def _receipts() -> Node:
     return operation
 
 
-def _operation(name: str, summary: str, answers: Node, *problems: int) -> Node:
-    refusals = {str(status): _answer("ProblemDetails", CONTENT_TYPE) for status in problems}
-    return {"operationId": name, "summary": summary, "responses": {**answers, **refusals}}
+def _operation(scope: Scope, name: str, summary: str, answers: Node, *problems: int) -> Node:
+    refusals = {str(status): _answer("ProblemDetails", CONTENT_TYPE) for status in sorted({401, 403, *problems})}
+    security = [{scheme: [scope.value]} for scheme in _SCHEMES]
+    return {"operationId": name, "summary": summary, "security": security, "responses": {**answers, **refusals}}
 
 
 def _answer(name: str, kind: str = JSON) -> Node:
@@ -262,6 +328,20 @@ def _path(description: str) -> Node:
 def _query(name: str, description: str, schema: Node, *, required: bool = False) -> Node:
     return {"name": name, "in": "query", "required": required, "description": description, "schema": schema}
 
+
+_SCHEMES: Node = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, or a token (JWT) of a configured issuer. Each operation names the scope it needs.",
+    },
+    "certificate": {"type": "mutualTLS", "description": "A client certificate that is configured."},
+}
+
+_RATES = {
+    "RateLimit-Policy": {"description": "The tenant's limits, if it has any.", "schema": {"type": "string"}},
+    "RateLimit": {"description": "What is left of them.", "schema": {"type": "string"}},
+}
 
 _OF_A_JOB = ("getJob", "cancelJob", "listReceipts")
 _OF_PARKED = ("getParked", "replayParked", "purgeParked")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 from aiohttp import web
@@ -11,8 +12,10 @@ from aiohttp.typedefs import Handler, Middleware
 
 from gateway.access.guard import Denied, Forbidden, Gate, Guarded, Unauthenticated, for_anybody, needs, principal
 from gateway.access.principal import Scope
+from gateway.access.rates import Exceeded
 from gateway.credentials.store import Line
 from gateway.ingest import openapi
+from gateway.ingest.administration import Administration, Entries, Keys
 from gateway.ingest.body import Body, too_large
 from gateway.ingest.credentials import CredentialDesk, CredentialRoutes
 from gateway.ingest.door import Door
@@ -35,6 +38,20 @@ _SHUTDOWN_GRACE = 1.0
 """Seconds for the last answers; uploads had theirs before, see `Door.empty`."""
 
 
+class Allowance(Protocol):
+    """What is asked of `access.allowance.Allowance`."""
+
+    async def take_job(self, tenant: str) -> None: ...
+
+    def take_recipients(self, tenant: str, number: int) -> None: ...
+
+    def headers(self, tenant: str) -> dict[str, str]: ...
+
+
+class Log(Audit, Entries, Protocol):
+    """The audit log, written and read."""
+
+
 class Ingest:
     """What callers of the gateway can ask for, over HTTP.
 
@@ -48,6 +65,8 @@ class Ingest:
         mask: how targets are shown to operators.
         credentials: who rotates them.
         line: who signs for an (app, provider).
+        keys: what callers show.
+        allowance: how much each tenant may ask for.
     """
 
     def __init__(
@@ -58,9 +77,11 @@ class Ingest:
         queue: Queue,
         receipts: Receipts,
         meter: Meter,
-        audit: Audit,
+        audit: Log,
         mask: Mask,
         credentials: CredentialDesk,
+        keys: Keys,
+        allowance: Allowance,
         line: Callable[[str, str], Line | None] = lambda app, provider: None,
         limits: Limits = Limits(),
     ) -> None:
@@ -68,6 +89,8 @@ class Ingest:
         self._lookup = Lookup(apps, queue, receipts, audit, limits)
         self._parking = Parking(queue, audit, mask, limits)
         self._credentials = CredentialRoutes(credentials, limits)
+        self._administration = Administration(keys, audit, limits)
+        self._allowance = allowance
         self._limits = limits
         self._overload = Overload(limits.free)
         self.door = Door()
@@ -79,6 +102,7 @@ class Ingest:
             *self._lookup.routes(),
             *self._parking.routes(),
             *self._credentials.routes(),
+            *self._administration.routes(),
             *for_anybody(web.get("/openapi.json", _openapi)),
         ]
 
@@ -90,8 +114,12 @@ class Ingest:
             raise too_large(self._limits.body)
         body = Body(request.content, self._limits, hashed=key is not None)
         take = self._intake.document if kind == JSON else self._intake.stream
+        caller = principal(request)
+        await self._allowance.take_job(caller.tenant)
         with self.door.let_in(body), self._overload.heed(length), self._intake.upload() as share:
-            return _accepted(await take(body, share, key, principal(request)))
+            answer = await take(body, share, key, caller)
+        self._allowance.take_recipients(caller.tenant, answer.accepted)
+        return _accepted(answer, self._allowance.headers(caller.tenant))
 
 
 async def _openapi(_request: web.Request) -> web.Response:
@@ -130,6 +158,8 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         return refused.response()
     except Denied as denied:
         return _denied(denied).response()
+    except Exceeded as exceeded:
+        return Refused(429, str(exceeded), retry_after=exceeded.retry_after, headers=exceeded.headers).response()
     except QueueError as error:
         return unstored(error).response()
     except web.HTTPMethodNotAllowed as error:
@@ -157,8 +187,8 @@ def _denied(denied: Denied) -> Refused:
     return Refused(401, str(denied), headers={"WWW-Authenticate": challenge})
 
 
-def _accepted(answer: Answer) -> web.Response:
-    headers = {"Location": f"/v1/jobs/{answer.job_id}"}
+def _accepted(answer: Answer, limits: Mapping[str, str]) -> web.Response:
+    headers = {"Location": f"/v1/jobs/{answer.job_id}", **limits}
     if answer.replayed:
         headers["Idempotent-Replayed"] = "true"
     return web.Response(status=202, body=answer.body, content_type=JSON, headers=headers)

@@ -2,7 +2,8 @@
 
 `/livez` answers as long as the event loop turns: restart what does not. `/readyz` says whether to send requests here:
 503 while a needed part is not up (starting, draining, queue not writable). A held route or a refused credential is
-shown there and makes nobody unready, because the other routes go on. `/metrics` speaks for all workers.
+shown there and makes nobody unready, because the other routes go on. `/metrics` speaks for all workers. Both are for
+probes that show no credential, and so say only to who may know it what concerns an app.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 import orjson
 import structlog
@@ -17,7 +19,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.exposition import choose_encoder
 
-from gateway.access.guard import Guarded, for_anybody
+from gateway.access.guard import Forbidden, Guarded, Unauthenticated, for_anybody
+from gateway.access.principal import Principal, Scope
 from gateway.observe.metrics import Metrics
 from gateway.queue.base import Depth, QueueError
 
@@ -29,6 +32,15 @@ SAMPLES = 20
 """Looks between two samplings of gauges: once a second."""
 STALL = 0.25
 """Seconds of lag that are worth a line: a transactional notification notices."""
+
+
+_NO_METRICS = "Metrics need a credential: send `Authorization: Bearer KEY`, or see access.probes in the configuration."
+
+
+class ProbeGate(Protocol):
+    """Tells who reads a probe, see `access.gate`."""
+
+    async def admit_probe(self, request: web.BaseRequest) -> Principal | None: ...
 
 
 class Readiness:
@@ -66,21 +78,30 @@ def routes(
     metrics: Metrics,
     depth: Callable[[], Awaitable[Depth]],
     parked: Callable[[], Awaitable[int]],
+    gate: ProbeGate,
 ) -> list[Guarded]:
     """`/livez`, `/readyz` and `/metrics`. `depth` and `parked`, the number of parked batches, are the queue's."""
 
     async def livez(_request: web.Request) -> web.Response:
         return web.Response(text="alive\n")
 
-    async def readyz(_request: web.Request) -> web.Response:
+    async def readyz(request: web.Request) -> web.Response:
+        who = await gate.admit_probe(request)
+        told = readiness.describe() if who is not None and who.runs_the_machine else {"ready": readiness.ready}
         return web.Response(
             status=200 if readiness.ready else 503,
-            body=orjson.dumps(readiness.describe(), option=orjson.OPT_APPEND_NEWLINE),
+            body=orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE),
             content_type="application/json",
             headers={"Cache-Control": "no-store"},
         )
 
     async def exposition(request: web.Request) -> web.Response:
+        who = await gate.admit_probe(request)
+        if who is None:
+            raise Unauthenticated(_NO_METRICS, presented=False)
+        if not who.scopes & {Scope.READ, Scope.OPERATE}:
+            raise Forbidden(Scope.READ)
+        sees = None if who.runs_the_machine else who.sees
         try:
             metrics.queue_depth(await depth(), time.time())
             metrics.parked(await parked())
@@ -88,7 +109,7 @@ def routes(
             _LOG.debug("queue.failed", exc_info=True)  # the other numbers matter all the more now
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         # Reading and formatting takes milliseconds per hundred series of histograms: not on the loop.
-        body = await asyncio.to_thread(lambda: encode(metrics.registry()))
+        body = await asyncio.to_thread(lambda: encode(metrics.registry(sees)))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     return for_anybody(web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", exposition))

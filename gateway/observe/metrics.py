@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from gateway.model import TERMINAL_STATES, Lane
 from gateway.observe import cells
 from gateway.observe.cells import Cells, Key
-from gateway.queue.base import Depth
+from gateway.queue.base import Depth, Sees
 from providers.base import Verdict
 
 
@@ -571,14 +571,17 @@ class Metrics:
         """A worker died and another takes its place."""
         self._restarts.inc()
 
-    def collect(self) -> list[Metric]:
-        """The sum over all processes, for any of `prometheus_client`'s formats. Reads files: call it in a thread."""
-        return _merged(self._directory, self._slot)
+    def collect(self, sees: Sees | None = None) -> list[Metric]:
+        """The sum over all processes, for any of `prometheus_client`'s formats. Reads files: call it in a thread.
 
-    def registry(self) -> CollectorRegistry:
+        With `sees`, only the series of apps that are seen: nothing of others, nor of what all of them share.
+        """
+        return _merged(self._directory, self._slot, sees)
+
+    def registry(self, sees: Sees | None = None) -> CollectorRegistry:
         """What `prometheus_client.exposition` takes."""
         registry = CollectorRegistry()
-        registry.register(_Collector(self))
+        registry.register(_Collector(self, sees))
         return registry
 
     def close(self) -> None:
@@ -596,11 +599,12 @@ def clear(directory: Path) -> None:
 
 
 class _Collector(Collector):
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, sees: Sees | None) -> None:
         self._metrics = metrics
+        self._sees = sees
 
     def collect(self) -> Iterable[Metric]:
-        return self._metrics.collect()
+        return self._metrics.collect(self._sees)
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -609,7 +613,7 @@ class _Collector(Collector):
 _BY_NAME = {family.name: family for family in FAMILIES}
 
 
-def _merged(directory: Path, own: str) -> list[Metric]:
+def _merged(directory: Path, own: str, sees: Sees | None) -> list[Metric]:
     sums: dict[str, dict[tuple[str, ...], list[float]]] = {family.name: {} for family in FAMILIES}
     workers = 0
     for slot in cells.read(directory):
@@ -623,7 +627,13 @@ def _merged(directory: Path, own: str) -> list[Metric]:
             combine = max if family.merge == "max" else float.__add__
             sums[name][tuple(labels)] = values if below is None else list(map(combine, below, values))
     sums[WORKERS.name][()] = [float(workers)]
-    return [_metric(family, sums[family.name]) for family in FAMILIES]
+    if sees is None:
+        return [_metric(family, sums[family.name]) for family in FAMILIES]
+    return [
+        _metric(family, {labels: values for labels, values in sums[family.name].items() if sees(labels[0])})
+        for family in FAMILIES
+        if family.labels[:1] == ("app",)
+    ]
 
 
 def _metric(family: Family, series: dict[tuple[str, ...], list[float]]) -> Metric:

@@ -258,7 +258,30 @@ CREATE TABLE credential_counts (
 """
 """Several of an (app, provider), with the steps that brought them where they are; `sealed` is ciphertext."""
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _AUDIT, _ORDERED_EXPIRY, _CREDENTIALS)
+_KEYS = """
+CREATE TABLE api_keys (
+    id TEXT PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    name TEXT NOT NULL,
+    hash BLOB NOT NULL UNIQUE,
+    scopes TEXT NOT NULL,
+    apps TEXT,
+    created REAL NOT NULL,
+    created_by TEXT NOT NULL,
+    expires REAL,
+    revoked REAL,
+    last_used REAL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX api_keys_name ON api_keys (tenant, name);
+
+CREATE TABLE api_keys_state (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    revision INTEGER NOT NULL
+) STRICT;
+INSERT INTO api_keys_state VALUES (1, 0);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _AUDIT, _ORDERED_EXPIRY, _CREDENTIALS, _KEYS)
 """What leads from each schema version (SQLite's `user_version`) to the next; the first starts from an empty file."""
 
 VERSION = len(MIGRATIONS)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from gateway.audit.log import NO_DETAIL, Actor, Detail
+import apsw
+
+from gateway.access import keys
+from gateway.access.keys import ApiKey, NewKey, Wish
+from gateway.audit.log import NO_DETAIL, Actor, Detail, Entry
 from gateway.credentials.records import Record, Refused, Step
 from gateway.model import INDEX_DIGITS, Job, Lane, Route, State, delivery_prefix, milliseconds_column
+from gateway.queue import schema
 from gateway.queue.base import (
     DeadTarget,
     Depth,
@@ -363,6 +369,43 @@ class MemoryAudit:
 
     async def record(self, actor: Actor, action: str, subject: str, detail: Detail = NO_DETAIL) -> None:
         self.rows.append((actor, action, subject, detail))
+
+    async def entries(self, after: int, limit: int, tenant: str) -> list[Entry]:
+        own = [row for row in self.rows if row[0].tenant == tenant][after : after + limit]
+        return [
+            Entry(0, 0.0, tenant, who.name, action, subject, dict(detail), "") for who, action, subject, detail in own
+        ]
+
+
+class MemoryKeys:
+    """Keys as `gateway.access.keystore.KeyStore` keeps them."""
+
+    def __init__(self) -> None:
+        self._db = apsw.Connection(":memory:")
+        for step in schema.MIGRATIONS:
+            self._db.execute(step)
+
+    async def create(self, actor: Actor, wish: Wish) -> NewKey:
+        return keys.create(self._db, time.time(), actor, wish)
+
+    async def revoke(self, actor: Actor, key_id: str, tenant: str) -> ApiKey:
+        return keys.revoke(self._db, time.time(), actor, key_id, tenant)
+
+    async def of_tenant(self, tenant: str) -> list[ApiKey]:
+        return keys.all_keys(self._db, tenant)
+
+
+class Unlimited:
+    """A tenant that may ask for anything."""
+
+    async def take_job(self, tenant: str) -> None:
+        return
+
+    def take_recipients(self, tenant: str, number: int) -> None:
+        return
+
+    def headers(self, tenant: str) -> dict[str, str]:
+        return {}
 
 
 class Counts:

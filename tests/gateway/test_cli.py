@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 from typer.testing import CliRunner, Result
 
+from gateway.access_commands import SettingsLog
 from gateway.advice import REASONS, STATES
 from gateway.cli import ROWS_SHOWN, _renewed, app
 from gateway.model import TERMINAL_STATES
@@ -127,7 +128,9 @@ def send(gateway: FakeGateway, *more: str) -> Result:
 # --- help
 
 
-@pytest.mark.parametrize("command", ["serve", "send", "receipts", "parked", "doctor", "demo", "version"])
+@pytest.mark.parametrize(
+    "command", ["serve", "send", "receipts", "parked", "keys", "audit", "doctor", "demo", "version"]
+)
 def test_every_command_explains_itself(command: str) -> None:
     """A sentence, the options, and for those that need one an example that could be typed."""
     result = run(command, "--help")
@@ -503,6 +506,7 @@ def test_settings_are_checked_anew_before_workers_are_replaced(tmp_path: Path, t
     path = tmp_path / "carillon.toml"
     path.write_text("")
     former = load(path, {})
+    noted = SettingsLog(former)
     path.write_text(text)
-    problem = _renewed(former, path, {})
+    problem = _renewed(former, path, {}, noted)
     assert problem is None if named is None else named in (problem or "")

@@ -12,6 +12,7 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.typedefs import Handler
 
+from gateway.access.gate import OpenGate
 from gateway.observe.health import LAG_INTERVAL, SAMPLES, Readiness, count_requests, routes, watch_loop
 from gateway.observe.metrics import Metrics
 from gateway.queue.base import Depth, QueueError
@@ -48,7 +49,7 @@ async def readiness() -> Readiness:
 async def client(queue: FakeQueue, readiness: Readiness, tmp_path: Path) -> AsyncIterator[Client]:
     metrics = Metrics(tmp_path, "worker-0", [("shop", "apns")])
     app = web.Application(middlewares=[count_requests(metrics)])
-    app.add_routes([each.route for each in routes(readiness, metrics, queue.depth, queue.parked_count)])
+    app.add_routes([each.route for each in routes(readiness, metrics, queue.depth, queue.parked_count, OpenGate())])
     app.router.add_get("/v1/jobs/{id}", _job)
     async with TestClient(TestServer(app)) as client:
         yield client

@@ -39,6 +39,9 @@ def test_nothing_given_is_a_whole_configuration() -> None:
     assert settings.blocks() == {}
 
 
+TLS = {"certificate_file", "key_file", "client_ca_file", "client_certificates"}
+
+
 def test_the_example_holds_every_key_and_is_valid() -> None:
     """The commented example loads, and no key of the sections is missing in it; its values are the defaults."""
     path = ROOT / "carillon.example.toml"
@@ -46,8 +49,10 @@ def test_the_example_holds_every_key_and_is_valid() -> None:
     assert set(settings.blocks()) == {("shop", "apns"), ("shop", "fcm"), ("shop", "webpush")}
     written = tomllib.loads(path.read_text())
     defaults = load(None, {"CARILLON_QUEUE__PATH": str(ROOT / "data/carillon.db")})
-    for section in ("http", "queue", "dispatch", "observe"):
-        assert set(written[section]) == set(type(getattr(settings, section)).model_fields)
+    commented = {"http": TLS, "access": {"issuers", "certificates"}}
+    for section in ("http", "queue", "dispatch", "observe", "access"):
+        known = set(type(getattr(settings, section)).model_fields)
+        assert set(written[section]) | commented.get(section, set()) == known
         assert getattr(settings, section) == getattr(defaults, section)
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bench.api import Api
 from bench.campaign import job, recipients
 from bench.world import World
 from gateway.model import INDEX_DIGITS, delivery_prefix
@@ -62,7 +61,7 @@ async def work(world: World) -> list[str]:
     """Jobs that are done, and one that waits: ids of jobs and deliveries."""
     found = []
     async with aiohttp.ClientSession() as session:
-        api = Api(world.url, session)
+        api = world.api(session)
         for service in SERVICES:
             answer = await api.submit([job() + b"\n", *_members(world, service, 20)])
             while not (await api.job(answer["job"]))["finished"]:
@@ -84,6 +83,8 @@ def generate(world: World, ids: list[str], examples: int, seed: int, folder: Pat
         "--suppress-health-check",
         "all",
         "--no-shrink",
+        "--header",
+        f"Authorization: {world.credential['Authorization']}",
     ]  # they are about generating: how long it takes on a busy machine
     command += ["--report", "json", "--report-json-path", str(report)]
     environment = os.environ | {

@@ -243,7 +243,7 @@ class Attack:
 
 
 async def attack(world: World, count: int, seed: int) -> tuple[Attack, Counter[str]]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60), headers=world.credential) as session:
         attacking = Attack(world.api(session), session, Maker(seed))
         await attacking.run(count)
         states = await attacking.finished()

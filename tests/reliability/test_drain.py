@@ -84,7 +84,7 @@ async def refusal(world: World) -> int:
     headers = {"Content-Type": "application/json"}
     with suppress(aiohttp.ClientError):
         async with (
-            aiohttp.ClientSession() as session,
+            aiohttp.ClientSession(headers=world.credential) as session,
             session.post(f"{world.url}/v1/jobs", data=b"{}", headers=headers) as response,
         ):
             if response.status == 503:

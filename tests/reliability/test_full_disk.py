@@ -172,7 +172,7 @@ async def test_a_disk_that_fills_up_under_load(
     wait_until(lambda: world.gateway.log.read_text().count("worker.ready") == world.workers, "whole", world.gateway)
     disk = (Full if "full" in request.node.callspec.id else Limited)(world)
     cycles, pids, resumed = 20 if long else 1, world.gateway.family(), []
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers=world.credential) as session:
         callers = Callers(world, session)
         for _ in range(cycles):
             await callers.until(taken=random.randint(5, 20))

@@ -17,6 +17,7 @@ import pytest
 
 from bench.ledger import Ledger
 from bench.world import World
+from gateway.access.principal import anyone
 from gateway.ingest.body import Body
 from gateway.ingest.intake import Intake
 from gateway.ingest.limits import Limits
@@ -74,7 +75,7 @@ class Callers:
             with intake.upload() as share:
                 body = Body(Content(self.body(key, other=other)), Limits(), hashed=True)
                 try:
-                    answer = await intake.document(body, share, key)
+                    answer = await intake.document(body, share, key, anyone())
                 except Refused as refused:
                     status = refused.args[0]
                 else:
@@ -180,7 +181,7 @@ async def test_a_key_is_one_job_over_deaths_of_the_worker(long: bool, evidence: 
     requests, deaths = (3000, 4) if long else (400, 2)  # the supervisor gives up after five at once
     chance = random.Random(1)
     with World(["stub"], mode="quick", folder=tmp_path) as world:
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession(headers=world.credential) as session:
             shop = Shop(world, session)
             for death in range(deaths + 1):
                 numbers = [chance.randrange(requests * 7 // 10) for _ in range(requests // (deaths + 1))]

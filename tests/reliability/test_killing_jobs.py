@@ -10,7 +10,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bench.api import Api
 from bench.caller import Caller
 from bench.campaign import Recipients, job, recipients
 from bench.ledger import Ledger
@@ -69,10 +68,10 @@ async def submit_good(caller: Caller, turn: int) -> None:
 
 
 async def attack(world: World, count: int) -> tuple[Ledger, list[dict[str, Any]], Counter[str], int]:
-    ledger, client = Ledger(), Client(world.url)
+    ledger, client = Ledger(), Client(world.url, world.credential["Authorization"].split()[1])
     timeout, connector = aiohttp.ClientTimeout(total=30), aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-        api = Api(world.url, session)
+        api = world.api(session)
         caller = Caller(api, ledger)
         for turn in range(5):
             await submit_good(caller, turn)

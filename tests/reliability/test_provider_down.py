@@ -118,7 +118,7 @@ class Run:
 
 
 async def attack(world: World, kind: Outage, seconds: float, warm: int) -> tuple[Run, dict[str, Any]]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120), headers=world.credential) as session:
         run = Run(world, session)
         await run.baseline(warm)
         watching = asyncio.create_task(run.watch())

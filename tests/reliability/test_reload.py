@@ -10,7 +10,6 @@ import time
 import aiohttp
 import pytest
 
-from bench.api import Api
 from bench.caller import Caller
 from bench.campaign import job, recipients
 from bench.ledger import Ledger
@@ -39,7 +38,7 @@ class Constant:
     async def call(self, ended: asyncio.Event) -> None:
         endpoints = self._world.ready["services"]["apns"]["endpoints"]
         async with aiohttp.ClientSession() as session:
-            api = Api(self._world.url, session)
+            api = self._world.api(session)
             while not ended.is_set():
                 self._number += 1
                 prepared = recipients("apns", 5, seed=self._number, endpoints=endpoints)

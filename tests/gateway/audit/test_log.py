@@ -35,7 +35,7 @@ async def log(database: Database) -> AuditLog:
 
 
 async def test_rows_are_read_as_they_were_written(log: AuditLog) -> None:
-    """By tenant, oldest first, behind a cursor."""
+    """By tenant, oldest first, without as many as were read."""
     await log.record(ACME, "key.create", "key_2", {"scopes": ["send"], "name": "söndag"})
     await log.record(GATEWAY, "settings.load", "carillon.toml")
     await log.record(ACME, "job.cancel", "job_1")

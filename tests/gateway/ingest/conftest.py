@@ -15,7 +15,7 @@ from gateway.ingest.server import Ingest, application, runner
 from gateway.observe.redaction import Mask
 from providers.base import Provider, ProviderSettings
 from providers.stub import provider as stub
-from tests.gateway.fakes import Counts, MemoryAudit, MemoryQueue, MemoryReceipts, NoCredentials
+from tests.gateway.fakes import Counts, MemoryAudit, MemoryKeys, MemoryQueue, MemoryReceipts, NoCredentials, Unlimited
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 MASK = Mask(bytes(32))
@@ -88,6 +88,8 @@ async def serve() -> AsyncIterator[Serve]:
         receipts: Any = None,
         providers: dict[str, Provider] = PROVIDERS,
         apps: dict[str, dict[str, ProviderSettings]] = APPS,
+        gate: Any = None,
+        allowance: Any = None,
         **limits: Any,
     ) -> Gateway:
         queue = MemoryQueue() if queue is None else queue
@@ -101,9 +103,11 @@ async def serve() -> AsyncIterator[Serve]:
             credentials=NoCredentials(),
             audit=audit,
             mask=MASK,
+            keys=MemoryKeys(),
+            allowance=Unlimited() if allowance is None else allowance,
             limits=Limits(**limits),
         )
-        server = runner(application(ingest.routes(), OpenGate(), ingest.door))
+        server = runner(application(ingest.routes(), gate or OpenGate(), ingest.door))
         await server.setup()
         listener = socket.create_server(("127.0.0.1", 0))
         await web.SockSite(server, listener).start()

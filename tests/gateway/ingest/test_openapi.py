@@ -9,7 +9,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from gateway.ingest import openapi
 from gateway.ingest.limits import Limits
 from gateway.ingest.server import Ingest
-from tests.gateway.fakes import Counts, MemoryAudit, MemoryQueue, MemoryReceipts, NoCredentials
+from tests.gateway.fakes import Counts, MemoryAudit, MemoryKeys, MemoryQueue, MemoryReceipts, NoCredentials, Unlimited
 from tests.gateway.ingest.conftest import APPS, PROVIDERS, Gateway
 
 
@@ -33,6 +33,8 @@ async def test_it_names_every_route() -> None:
         credentials=NoCredentials(),
         audit=MemoryAudit(),
         mask=str,
+        keys=MemoryKeys(),
+        allowance=Unlimited(),
     )
     served = {(guarded.route.path, guarded.route.method.lower()) for guarded in ingest.routes()}
     paths = json.loads(openapi.document())["paths"]
