@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from http import HTTPStatus
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -142,8 +143,11 @@ def _decodes(text: msgspec.Raw, kind: Any) -> bool:
 
 
 def _type(kind: Any, steps: Sequence[str | int]) -> Any:
-    """The type that `steps` lead to from a struct, through structs."""
+    """The type that `steps` lead to from a struct, through structs and lists."""
     for step in steps:
+        if isinstance(step, int):
+            kind = next(get_args(part)[0] for part in _parts(kind) if get_origin(part) is list)
+            continue
         kind = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}[str(step)]
         kind = next((t for t in _parts(kind) if isinstance(t, type) and issubclass(t, msgspec.Struct)), kind)
     return kind
@@ -163,4 +167,6 @@ def _fields(kind: Any) -> list[str]:
 
 
 def _words(kind: Any) -> list[str]:
-    return [word for part in _parts(kind) if get_origin(part) is Literal for word in get_args(part)]
+    parts = list(_parts(kind))
+    literals = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+    return literals + [word for part in parts if isinstance(part, type) and issubclass(part, StrEnum) for word in part]

@@ -72,9 +72,22 @@ async def work(world: World) -> list[str]:
     return found
 
 
+async def own_key(world: World) -> str:
+    """The id of the key that everything is asked with."""
+    async with (
+        aiohttp.ClientSession(headers=world.credential) as session,
+        session.get(f"{world.url}/v1/keys") as response,
+    ):
+        return str((await response.json())["keys"][0]["id"])
+
+
 def generate(world: World, ids: list[str], examples: int, seed: int, folder: Path) -> dict[str, Any]:
     """Run all phases, `examples` of each operation where it is for us to say; Schemathesis' own report."""
-    known = {"ids": ids, "recipients": [json.loads(_members(world, service, 1)[0]) for service in SERVICES]}
+    known = {
+        "ids": ids,
+        "recipients": [json.loads(_members(world, service, 1)[0]) for service in SERVICES],
+        "own": [asyncio.run(own_key(world))],
+    }
     report = folder / "report.json"
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml"), "run"]
     command += [f"{world.url}/openapi.json", "--phases", ",".join(PHASES), "--max-examples", str(examples)]
@@ -83,14 +96,13 @@ def generate(world: World, ids: list[str], examples: int, seed: int, folder: Pat
         "--suppress-health-check",
         "all",
         "--no-shrink",
-        "--header",
-        f"Authorization: {world.credential['Authorization']}",
     ]  # they are about generating: how long it takes on a busy machine
     command += ["--report", "json", "--report-json-path", str(report)]
     environment = os.environ | {
         "PYTHONPATH": str(HERE.parent.parent),
         "SCHEMATHESIS_HOOKS": "tests.reliability.api_hooks",
         "CARILLON_KNOWN": json.dumps(known),
+        "CARILLON_KEY": world.credential["Authorization"].removeprefix("Bearer "),
     }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert report.exists(), done.stdout[-3000:] + done.stderr[-3000:]
