@@ -156,10 +156,15 @@ class World:
         return Api(self.url, session, self.credential)
 
     @property
-    def credential(self) -> dict[str, str]:
-        """The header that opens the gateway: its first key's, which is none where it asks for none."""
+    def key(self) -> str | None:
+        """The gateway's first key; None where it asks for none."""
         file = self.folder / "queue/carillon.key"
-        return {"Authorization": f"Bearer {file.read_text().strip()}"} if file.exists() else {}
+        return file.read_text().strip() if file.exists() else None
+
+    @property
+    def credential(self) -> dict[str, str]:
+        """The header that opens the gateway."""
+        return {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
 
     def enter_taken(self, ledger: Ledger) -> None:
         """Enter all the services' journals into a ledger."""

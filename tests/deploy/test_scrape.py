@@ -60,7 +60,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, tool: Callable[[str], T
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         recipients = [{"id": "a", "provider": "stub", "token": "device-1"}]
         job = {"app": "shop", "class": "transactional", "message": {"title": "Hi"}, "recipients": recipients}
-        Client(world.url).submit(job)
+        Client(world.url, world.key).submit(job)
         process = start(program, folder, port)
         try:
             server = Prometheus(f"http://127.0.0.1:{port}")

@@ -288,7 +288,7 @@ def test_a_parked_batch_is_shown(gateway: FakeGateway) -> None:
     gateway.parked = [parked(0)]
     batch = parked(0)["batch"]["id"]
     result = run("parked", "show", batch, "--url", gateway.url)
-    for text in ("3 processes died", "title 12", "00fc…13ad", "maybe", "700 of 1,000"):
+    for text in ("3 processes died", "title 12", "00fc13…3f2a11d0c4be", "maybe", "700 of 1,000"):
         assert text in result.output
     assert json.loads(run("parked", "show", batch, "--url", gateway.url, "--json").stdout) == parked(0)
 

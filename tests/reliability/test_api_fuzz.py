@@ -102,7 +102,7 @@ def generate(world: World, ids: list[str], examples: int, seed: int, folder: Pat
         "PYTHONPATH": str(HERE.parent.parent),
         "SCHEMATHESIS_HOOKS": "tests.reliability.api_hooks",
         "CARILLON_KNOWN": json.dumps(known),
-        "CARILLON_KEY": world.credential["Authorization"].removeprefix("Bearer "),
+        "CARILLON_KEY": world.key or "",
     }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert report.exists(), done.stdout[-3000:] + done.stderr[-3000:]

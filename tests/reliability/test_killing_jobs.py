@@ -68,7 +68,7 @@ async def submit_good(caller: Caller, turn: int) -> None:
 
 
 async def attack(world: World, count: int) -> tuple[Ledger, list[dict[str, Any]], Counter[str], int]:
-    ledger, client = Ledger(), Client(world.url, world.credential["Authorization"].split()[1])
+    ledger, client = Ledger(), Client(world.url, world.key)
     timeout, connector = aiohttp.ClientTimeout(total=30), aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
         api = world.api(session)
