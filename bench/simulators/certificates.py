@@ -70,8 +70,11 @@ class Certificates(NamedTuple):
             _name("localhost"), ExtendedKeyUsageOID.SERVER_AUTH, alternatives, self.certificate_file, self.key_file
         )
 
-    def client(self, bundle_id: str, folder: Path) -> tuple[Path, Path]:
-        """A client certificate (chain, key) for an app, its UID being the bundle id as in Apple's."""
+    def client(self, bundle_id: str, folder: Path, *, days: float = 365) -> tuple[Path, Path]:
+        """A client certificate (chain, key) for an app, its UID being the bundle id as in Apple's.
+
+        It was valid from yesterday on and ends in so many days.
+        """
         name = x509.Name(
             [
                 x509.NameAttribute(NameOID.USER_ID, bundle_id),
@@ -79,7 +82,7 @@ class Certificates(NamedTuple):
             ]
         )
         chain, key_file = folder / f"{bundle_id}.pem", folder / f"{bundle_id}-key.pem"
-        self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, None, chain, key_file)
+        self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, None, chain, key_file, days)
         return chain, key_file
 
     def _issue(
@@ -89,13 +92,14 @@ class Certificates(NamedTuple):
         alternatives: x509.SubjectAlternativeName | None,
         certificate_file: Path,
         key_file: Path,
+        days: float = 365,
     ) -> None:
         authority = x509.load_pem_x509_certificate(self.ca_file.read_bytes())
         signer = serialization.load_pem_private_key(self.ca_key_file.read_bytes(), None)
         assert isinstance(signer, ec.EllipticCurvePrivateKey)  # `_create` wrote it
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
-            _builder(name, authority.subject, key.public_key())
+            _builder(name, authority.subject, key.public_key(), days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
@@ -120,7 +124,9 @@ def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: float = 365
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -129,5 +135,5 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicK
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - DAY)
-        .not_valid_after(now + 365 * DAY)
+        .not_valid_after(now + days * DAY)
     )
