@@ -49,14 +49,15 @@ async def board(
     What has a retry waiting goes on waiting; what is known to be dead never touches the wire.
     """
     columns = [column.split(b"\n") for column in lease.columns]
+    lease.columns = ()  # as much memory again, for nothing
     flight = Flight(lease, plan, columns, provider.target_columns, now)
-    keys = provider.registered_keys(lease.route.place, flight.targets)
+    keys = provider.registered_keys(lease.route.place, tuple(columns[: provider.target_columns]))
     verdicts = await queue.dead_targets(lease.route, keys)
     send, resend, endings = screening.resume(bytes(flight.states), flight.notes, flight.job.resend_unknown)
     flight.left -= sum(state >= State.ACCEPTED for state in bytes(flight.states).strip(_UNTOUCHED))
     _died_on_wire(flight, resend, endings)
     if verdicts:
-        endings = endings + _dead(flight, keys, verdicts)
+        endings = endings + _dead(flight, keys, columns[-1], verdicts)
     for index, state, reason in endings:
         flight.end(index, state, flight.age(wall), reason)
     flight.resume([index for index in send if flight.states[index] == State.PENDING] if endings else send)
@@ -77,9 +78,11 @@ def _died_on_wire(flight: Flight, resend: Iterable[int], unknown: Iterable[scree
         flight.states[index] = State.PENDING
 
 
-def _dead(flight: Flight, keys: list[bytes], verdicts: Mapping[bytes, DeadTarget]) -> list[screening.Ending]:
+def _dead(
+    flight: Flight, keys: list[bytes], registered: list[bytes], verdicts: Mapping[bytes, DeadTarget]
+) -> list[screening.Ending]:
     pending = [index for index, state in enumerate(bytes(flight.states)) if state == State.PENDING]
-    return screening.dead(pending, keys, flight.registered, verdicts, flight.notes)
+    return screening.dead(pending, keys, registered, verdicts, flight.notes)
 
 
 def _keep_waiting(flight: Flight, now: float, clock: float) -> None:

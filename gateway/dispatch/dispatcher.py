@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections import Counter, OrderedDict
@@ -48,15 +49,14 @@ POLL = 0.1
 """Seconds between leases while nothing in this process says that there is work: other workers' uploads, due times."""
 
 CAPACITY: Mapping[Lane, int] = {Lane.TRANSACTIONAL: 64_000, Lane.PROMOTIONAL: 128_000}
-"""Load that one worker has in hand, over all routes: about 0.5 KiB each while they fly, so some 96 MiB;
-five times that if all batches in hand have nothing left but a few retries (`queue.base.load`). Apart, so that
-slow campaigns of many routes do not take the last place of a one-time code, nor one-time codes that of campaigns."""
+"""Load that one worker has in hand, over all routes: about 0.5 KiB each, so some 96 MiB. Apart, so that slow
+campaigns of many routes do not take the last place of a one-time code, nor one-time codes that of campaigns."""
 
 LEASED_AT_ONCE = 256
 """Batches: others wait for the transaction that takes them, some ten milliseconds for small ones."""
 
-TAIL_CHECKPOINT = 2.0
-"""Seconds between checkpoints of a batch with nothing left but retries, so that its receipts can be read."""
+TICKS_TO_STORE = 5
+"""Ticks between looks at what batches that only wait have to store: all of it goes in one transaction."""
 
 IDLE_SENDER = 300.0
 """Seconds without work after which the connections to a Web Push origin are closed. Those to an app's own endpoint
@@ -508,7 +508,7 @@ class Dispatcher:
 
     async def _checkpoint(self, sender: Sender, flight: Flight) -> None:
         """Try once: the next one is never far."""
-        flight.checkpointed_at = self._loop.time()
+        flight.storing(self._loop.time())
         dead = _verdicts(sender, flight)
         try:
             await self._queue.checkpoint(flight.lease, dead, time.time())
@@ -560,29 +560,25 @@ class Dispatcher:
     # The clock
 
     async def _tick_for_ever(self) -> None:
-        while True:
+        for number in itertools.count():
             now, wall = self._loop.time(), time.time()
             self._exchanges.tick(now, wall)
             for sender in list(self._senders.values()):
                 sender.tick(now, wall)
                 self._look_after(sender, now)
+                self._store_progress(sender, now, tails=number % TICKS_TO_STORE == 0)
             await asyncio.sleep(TICK)
             if self._loop.time() - now > LONG_PAUSE:
                 await asyncio.sleep(TICK)  # the process stood still: answers that came meanwhile are read first
 
     def _look_after(self, sender: Sender, now: float) -> None:
-        """Put off what waits for long, extend leases, report holds, close what is idle."""
+        """Put off what waits for long, report holds, close what is idle."""
         for flight, wait in sender.deferrable(now):
             self._give_back(sender, flight, wait)
         hold = self._hold(sender, now)
         if hold is not None and hold > LONG_HOLD:
             for flight in [flight for flight in sender.flights if not flight.on_wire]:
                 self._give_back(sender, flight, hold)
-        renewal = self._settings.queue.lease_seconds / 3
-        for flight in sender.flights:
-            interval = TAIL_CHECKPOINT if flight.idle else renewal
-            if now - flight.checkpointed_at > interval:
-                self._spawn(self._checkpoint(sender, flight))
         self._standing.report(sender)
         unused = now - self._last_used.get(sender.route, now)
         idle = unused > IDLE_SENDER and not sender.flights and sender.breaker.cause is None
@@ -591,6 +587,13 @@ class Dispatcher:
             self._last_used.pop(sender.route, None)
             self._standing.forget(sender.route)
             self._spawn(sender.close(0.0))
+
+    def _store_progress(self, sender: Sender, now: float, *, tails: bool) -> None:
+        """Extend leases in time; and of batches that only wait, store what was answered."""
+        renewal = self._settings.queue.lease_seconds / 3
+        for flight in sender.flights:
+            if now - flight.checkpointed_at > renewal or (tails and flight.unstored(now)):
+                self._spawn(self._checkpoint(sender, flight))
 
     async def _follow_cancellations(self) -> None:
         while True:

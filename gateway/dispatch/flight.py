@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import msgspec
 
 from gateway.model import INDEX_DIGITS, Job, Note, State, delivery_prefix
 from gateway.policy.screening import given_up
-from gateway.queue.base import DeadTarget, Lease
+from gateway.queue.base import BATCH_LOAD, DeadTarget, Lease, load
 from providers.base import Plan, Rows
 
 _SENT = bytes([State.SENT]) * len(INDEX_DIGITS)
 _LONGEST = 0xFFFFFFFF
 """Of the milliseconds column: 49 days."""
+
+COARSE = 0.25
+"""Of a wait: retries of a batch come together in steps of about that much, as each slice costs whatever is in it."""
+
+FIRST_STORED = 2.0
+"""Seconds until what was answered of a batch that only waits is stored, so that its receipts can be read; the next
+time it takes twice as long, for there is less of it each time."""
+
+Column = Sequence[bytes] | Mapping[int, bytes]
+"""Of a batch, by index; of a tail, what is left."""
 
 SUSPECT_CUTS = 2
 """Connections that broke off under a delivery, after which it is sent alone."""
@@ -36,9 +48,9 @@ class Flight:
     """
 
     __slots__ = (
-        "_again", "_cursor", "_fresh", "_prefix", "_waiting", "body_size", "cancelled", "checkpointed_at", "dead",
-        "job", "lease", "left", "load", "milliseconds", "notes", "on_wire", "plan", "queued", "registered", "states",
-        "suspects", "targets", "variables",
+        "_again", "_cursor", "_fresh", "_phase", "_prefix", "_stored_left", "_tail", "_tail_pause", "_waiting",
+        "body_size", "cancelled", "checkpointed_at", "dead", "job", "lease", "left", "load", "milliseconds", "notes",
+        "on_wire", "plan", "queued", "registered", "states", "suspects", "targets", "variables",
     )  # fmt: skip
 
     def __init__(
@@ -48,9 +60,9 @@ class Flight:
         self.lease = lease
         self.job = lease.job
         self.plan = plan
-        self.targets = tuple(columns[:target_columns])
-        self.variables = tuple(columns[target_columns:-1])
-        self.registered = columns[-1]
+        self.targets: tuple[Column, ...] = tuple(columns[:target_columns])
+        self.variables: tuple[Column, ...] = tuple(columns[target_columns:-1])
+        self.registered: Column = columns[-1]
         self.states = lease.progress.states
         self.milliseconds = lease.progress.milliseconds
         self.notes = lease.progress.notes
@@ -61,6 +73,10 @@ class Flight:
         self.body_size = 512
         """The largest body of the last slice, in bytes: what the next one will need of a window."""
         self.checkpointed_at = now
+        self._stored_left = lease.count
+        self._tail = False
+        self._tail_pause = FIRST_STORED
+        self._phase = now  # of the steps in which its retries come: each batch has its own
         self._prefix = delivery_prefix(lease.batch_id).encode()
         self._fresh: Sequence[int] = range(lease.count)
         self._cursor = 0
@@ -95,6 +111,32 @@ class Flight:
     def idle(self) -> bool:
         """Whether all that is left waits for a later retry."""
         return len(self._waiting) == self.left > 0
+
+    @property
+    def burden(self) -> int:
+        """What it counts for in its sender's hands now. Of a tail, what is done takes five bytes each."""
+        return BATCH_LOAD + self.left if self._tail else load(self.lease.count, self.left)
+
+    def shrink(self) -> None:
+        """Where all that is left waits, keep of the columns only what is left."""
+        if self._tail or not self.idle:
+            return
+        self._tail = True
+        left = [index for _, index in self._waiting]
+        self.targets = tuple({index: column[index] for index in left} for column in self.targets)
+        self.variables = tuple({index: column[index] for index in left} for column in self.variables)
+        self.registered = {index: self.registered[index] for index in left}
+
+    def unstored(self, now: float) -> bool:
+        """Whether only retries are left, and what was answered meanwhile is to be stored by now."""
+        return now - self.checkpointed_at > self._tail_pause and self.left < self._stored_left and self.idle
+
+    def storing(self, now: float) -> None:
+        """Its progress goes to the queue."""
+        if self.idle:
+            self._tail_pause *= 2
+        self._stored_left = self.left
+        self.checkpointed_at = now
 
     @property
     def due(self) -> float | None:
@@ -141,8 +183,8 @@ class Flight:
             part = slice(indexes.start, indexes.stop)
             return Rows(
                 [prefix + digits for digits in INDEX_DIGITS[part]],
-                tuple(column[part] for column in self.targets),
-                tuple(column[part] for column in self.variables),
+                tuple(cast(list[bytes], column)[part] for column in self.targets),
+                tuple(cast(list[bytes], column)[part] for column in self.variables),
             )
         return Rows(
             [prefix + INDEX_DIGITS[index] for index in indexes],
@@ -170,6 +212,11 @@ class Flight:
         note = self.notes.get(index)
         suspect = note is not None and note.cuts >= SUSPECT_CUTS
         (self.suspects if suspect else self._again).append(index)
+
+    def step(self, now: float, wait: float) -> float:
+        """When a retry comes that is to wait so many seconds from `now` on: then, or somewhat later, see `COARSE`."""
+        step = COARSE * 2.0 ** math.floor(math.log2(max(wait, COARSE)))
+        return self._phase + math.ceil((now + wait - self._phase) / step) * step
 
     def put_off(self, index: int, due: float) -> None:
         """A delivery on the wire is to be tried again at `due`, the loop's time."""

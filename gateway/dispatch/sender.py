@@ -30,7 +30,7 @@ from gateway.http2.protocol import Answer, Results, Run, Tag
 from gateway.model import Lane, Route, State
 from gateway.observe.metrics import Handshake, Metrics
 from gateway.policy.screening import overdue
-from gateway.queue.base import DeadTarget, load
+from gateway.queue.base import DeadTarget
 from providers.base import Credential, Headers, Outcome, Provider, Rendered, Scope, Verdict
 
 DOUBTED = "not believed while nothing of its route is accepted"
@@ -125,7 +125,7 @@ class Sender:
     def add(self, flight: Flight) -> None:
         """Take a flight."""
         self.flights[flight] = None
-        self._count(flight, load(flight.lease.count, flight.left))
+        self._count(flight)
         if not flight.left:
             self._finished(flight)
         elif not self._end_overdue(flight, time.time()) and flight.ready:
@@ -135,7 +135,8 @@ class Sender:
         """Forget a flight, whatever of it is on the wire: the queue has it back, or somebody else."""
         if flight in self.flights:
             del self.flights[flight]
-            self._count(flight, 0)
+            self.in_hand[flight.job.lane] -= flight.load
+            flight.load = 0
         self._lanes.remove(flight)
         flight.detach()
 
@@ -144,9 +145,10 @@ class Sender:
         if flight in self.flights and flight.ready:
             self._lanes.add(flight)
 
-    def _count(self, flight: Flight, load: int) -> None:
-        self.in_hand[flight.job.lane] += load - flight.load
-        flight.load = load
+    def _count(self, flight: Flight) -> None:
+        burden = flight.burden
+        self.in_hand[flight.job.lane] += burden - flight.load
+        flight.load = burden
 
     def tick(self, now: float, wall: float) -> None:
         """Bring back what waited long enough, end what expired, let the pool look after its connections.
@@ -157,7 +159,8 @@ class Sender:
         for flight in sorted(self.flights, key=_lane):
             if self._end_overdue(flight, wall):
                 continue
-            self._count(flight, load(flight.lease.count, flight.left))
+            flight.shrink()
+            self._count(flight)
             if retries := flight.bring_back(now, room):
                 self.budget.spend(retries)
                 room -= retries
@@ -219,24 +222,37 @@ class Sender:
         return self._take(credential, streams, window)
 
     def _take(self, credential: Credential, streams: int, window: int) -> Requests | None:
+        """A slice; what few deliveries several batches of a job have to send, as retries mostly are, go in one."""
         now, wall = self._loop.time(), time.time()
+        parts: list[Requests] = []
+        former: Flight | None = None
         while (flight := self._lanes.first()) is not None:
             if self._end_overdue(flight, wall) or self._run_out(flight):
                 continue
+            if former is not None and (flight is former or flight.job is not former.job or window < flight.body_size):
+                break
             if not self._turn.room:
-                self._turn.wait(self.wake)
-                return None
+                if not parts:
+                    self._turn.wait(self.wake)
+                break
             auth = credential.headers(self.origin, wall)
             count = 0 if auth is None else self._allowance(flight, streams, window, now)
             if auth is None or not count:
-                return None
+                break
             first_time = flight.first_time
             requests = self._render(flight, flight.next(count), auth, wall)
-            if requests is not None:
-                if first_time:
-                    self.budget.earn(len(requests.tags))
-                return requests
-        return None
+            if requests is None:
+                continue
+            taken = len(requests.tags)
+            if first_time:
+                self.budget.earn(taken)
+            parts.append(requests)
+            if taken == count:
+                break
+            former = flight
+            streams -= taken
+            window -= sum(map(len, requests.bodies))
+        return _joined(parts) if parts else None
 
     @property
     def suspects(self) -> bool:
@@ -479,7 +495,9 @@ class Sender:
         wait = decision.retry_at - wall
         note.retry_at = self._clock() + wait
         self._on_wire -= 1
-        flight.put_off(index, now + wait)
+        # What may have cut its connection goes apart from its neighbours.
+        alone = outcome.verdict is Verdict.UNKNOWN
+        flight.put_off(index, now + wait if alone else flight.step(now, wait))
         self._lane_metrics[flight.job.lane].retried(1)
 
     def _unregistered(self, flight: Flight, index: int, outcome: Outcome, milliseconds: int, wall: float) -> None:
@@ -545,6 +563,21 @@ class Sender:
         outcome = self.provider.farewell(debug)
         if outcome is not None:
             self._heed(outcome, self._loop.time(), time.time())
+
+
+def _joined(parts: Sequence[Requests]) -> Requests:
+    """Requests of one plan."""
+    if len(parts) == 1:
+        return parts[0]
+    return Requests(
+        parts[0].head,
+        tuple(
+            [value for column in columns for value in column]
+            for columns in zip(*(part.fields for part in parts), strict=True)
+        ),
+        [body for part in parts for body in part.bodies],
+        [tag for part in parts for tag in part.tags],
+    )
 
 
 def _lane(flight: Flight) -> Lane:

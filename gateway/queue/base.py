@@ -135,8 +135,8 @@ BOUNDLESS: Mapping[Lane, int] = dict.fromkeys(Lane, sys.maxsize)
 def load(count: int, left: int | None = None) -> int:
     """What a batch of so many deliveries, of which so many are left, takes of a holder's room.
 
-    A finished delivery counts for a tenth: its columns stay in memory until its batch is done, but a batch that waits
-    for a few retries must not keep the others of its route away.
+    A finished delivery counts for a tenth: its columns stay in memory as long as some of its batch are to be sent for
+    the first time, but those that are done must not keep the route's next ones away.
     """
     return BATCH_LOAD + (count if left is None else left + (count - left) // 10)
 

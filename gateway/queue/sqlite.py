@@ -330,7 +330,7 @@ class SqliteQueue:
 
     async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
         hold, columns, until = self._hold(lease), Columns.of(lease.progress), self.time() + self._lease_seconds
-        future = self.database.write(lambda db: leases.checkpoint(db, hold, columns, dead, until))
+        future = self.database.write(lambda db: leases.checkpoint(db, hold, columns, dead, until), patient=True)
         await self._change(lease, future, dead, last=False)
         lease.until = until
 

@@ -6,8 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.dispatch.flight import Flight
+from gateway.dispatch.flight import COARSE, FIRST_STORED, Flight
 from gateway.model import Note, State, split_delivery_id
+from gateway.queue.base import BATCH_LOAD, load
 from gateway.queue.columns import Columns
 from tests.gateway.dispatch.scripted import flight, job, lease, words
 from tests.gateway.virtual import EPOCH
@@ -56,6 +57,58 @@ def test_a_retry_comes_back_when_it_is_due_and_not_before() -> None:
     assert list(batch.next(3)) == [0]
     assert batch.bring_back(99.0, 9)
     assert list(batch.next(3)) == [2]
+
+
+def test_a_batch_that_only_waits_keeps_what_is_left_of_it_and_no_more() -> None:
+    batch = flight(count=100)
+    before = batch.rows([7, 40])
+    for index in batch.next(100):
+        if index in (7, 40):
+            batch.put_off(index, 5.0)
+        else:
+            batch.finish(index, State.ACCEPTED, 1, "")
+    batch.shrink()
+    assert [len(column) for column in (*batch.targets, *batch.variables, batch.registered)] == [2, 2, 2]
+    assert batch.burden == BATCH_LOAD + 2
+    batch.bring_back(5.0, 9)
+    assert batch.rows(sorted(batch.next(9))) == before
+
+
+def test_a_batch_of_which_something_is_on_its_way_keeps_all_of_it() -> None:
+    batch = flight(count=3)
+    batch.next(2)
+    batch.put_off(0, 5.0)
+    batch.shrink()
+    assert batch.rows(range(3)).targets == ([b"t0", b"t1", b"t2"],)
+    assert batch.burden == load(3)
+
+
+def test_retries_come_in_steps_of_a_quarter_of_their_wait_at_most_and_never_early() -> None:
+    batch = flight(count=1)
+    for wait in (0.01, 0.25, 0.6, 1.0, 7.3, 900.0):
+        dues = {batch.step(now / 64, wait) - now / 64 for now in range(640)}
+        assert wait - 1e-9 <= min(dues)
+        assert max(dues) < wait + max(COARSE, wait * COARSE)
+    one_wait = {batch.step(100.0 + number / 1000, 0.75) for number in range(250)}
+    assert len(one_wait) <= 3, "what was refused within a quarter of a second comes back at a few instants"
+
+
+def test_what_was_answered_of_a_batch_that_waits_is_to_be_stored_ever_more_rarely() -> None:
+    batch = flight(count=4)
+    batch.next(4)
+    batch.finish(0, State.ACCEPTED, 1, "")
+    assert not batch.unstored(100.0), "the rest is on the wire"
+    for index in (1, 2, 3):
+        batch.put_off(index, 500.0)
+    assert not batch.unstored(FIRST_STORED)
+    assert batch.unstored(FIRST_STORED + 0.1)
+    batch.storing(FIRST_STORED + 0.1)
+    assert not batch.unstored(100.0), "nothing was answered since"
+    batch.bring_back(500.0, 1)
+    for index in batch.next(1):
+        batch.finish(index, State.ACCEPTED, 1, "")
+    assert not batch.unstored(3 * FIRST_STORED)
+    assert batch.unstored(3 * FIRST_STORED + 0.2)
 
 
 def test_what_may_have_been_sent_is_never_called_unsent_by_its_column() -> None:

@@ -127,9 +127,41 @@ class TestTaking:
             bench.answer(requests._replace(tags=requests.tags[late]), REFUSED_ALONE)
             bench.accept(requests._replace(tags=requests.tags[late.stop :]))
         await pass_time(bench, 0.1)
-        assert bench.sender.in_hand[batch.job.lane] == 5 + 995 // 10 + BATCH_LOAD
+        assert bench.sender.in_hand[batch.job.lane] == 5 + BATCH_LOAD
         bench.sender.remove(batch)
         assert bench.sender.in_hand[batch.job.lane] == 0
+
+    async def test_retries_of_several_batches_of_a_job_go_in_one_slice(self, bench: Bench) -> None:
+        """A slice costs whatever is in it, and each batch has a few."""
+        campaign, other = job(), job()
+        batches = [bench.add(10, of=lease(10, campaign)) for _ in range(3)] + [bench.add(10, of=lease(10, other))]
+        for _ in batches:
+            requests = bench.taken(10)
+            bench.answer(requests._replace(tags=requests.tags[:2]), UNAVAILABLE)
+            bench.accept(requests._replace(tags=requests.tags[2:]))
+        assert bench.take() is None
+        await pass_time(bench, 2.0)
+        together = bench.taken()
+        assert [batch for batch, _ in together.tags] == [batch for batch in batches[:3] for _ in range(2)]
+        assert targets(together) == [b"t%d" % index for _, index in together.tags]
+        assert together.fields[1] == [batch.rows([index]).ids[0] for batch, index in together.tags]
+        assert together.bodies == [b"t%d:n%d" % (index, index) for _, index in together.tags]
+        assert [batch for batch, _ in bench.taken().tags] == [batches[3]] * 2, "another message has another head"
+        assert bench.take() is None
+
+    async def test_what_goes_in_one_slice_keeps_to_streams_window_and_rate(self) -> None:
+        bench = Bench(rate=100.0)
+        campaign = job()
+        for _ in range(20):
+            bench.add(3, of=lease(3, campaign))
+        assert len(bench.taken(7).tags) == 7
+        bench.accept(bench.taken(2))
+        bench.plan.padding = bytes(507)
+        assert len(bench.taken(100, 5 * 512).tags) == 5
+        assert bench.on_wire == 12
+        while bench.take() is not None:
+            pass
+        assert bench.on_wire == 25 - 2, "a burst, of which two are answered"
 
     async def test_when_stopped_it_gives_nothing(self, bench: Bench) -> None:
         bench.add(3)
