@@ -25,7 +25,7 @@ commands = typer.Typer(
     no_args_is_help=True,
     help="Keys and certificates of a running gateway: add one, have its service prove it, let it sign a share of the "
     "notifications, then all; go back whenever you like. docs/credentials.md has the whole of it.",
-    epilog="Example: carillon credentials add shop apns --key AuthKey_ABC123DEFG.p8 && carillon credentials rotate 2",
+    epilog="Example: carillon credentials add shop apns --key AuthKey_ABC123DEFG.p8 && carillon credentials rotate 482913",
 )
 
 Number = Annotated[str, typer.Argument(metavar="NUMBER", help="As `carillon credentials list` shows it.")]
@@ -90,13 +90,13 @@ def add(
     _tell(as_json, added, f"next: carillon credentials rotate {added['id']}")
 
 
-@commands.command(epilog="Example: carillon credentials probe 2")
+@commands.command(epilog="Example: carillon credentials probe 482913")
 def probe(number: Number, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Ask its service whether it takes it. No device notices. Exit status 1: it does not."""
     _step("probe", number, url, as_json)
 
 
-@commands.command(epilog="Example: carillon credentials rotate 2 --wait")
+@commands.command(epilog="Example: carillon credentials rotate 482913 --wait")
 def rotate(number: Number, url: Url = DEFAULT_URL, wait: Wait = False, as_json: AsJson = False) -> None:
     """Probe it, then let it sign 1 %, 10 % and all of the notifications, or go back by itself."""
     with talking(as_json):
@@ -107,19 +107,19 @@ def rotate(number: Number, url: Url = DEFAULT_URL, wait: Wait = False, as_json: 
     _tell(as_json, found, "see how it goes: carillon credentials list")
 
 
-@commands.command(epilog="Example: carillon credentials promote 2")
+@commands.command(epilog="Example: carillon credentials promote 482913")
 def promote(number: Number, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Let it sign everything now. The one before is kept for a while, to go back to."""
     _step("promote", number, url, as_json)
 
 
-@commands.command(epilog="Example: carillon credentials rollback 2")
+@commands.command(epilog="Example: carillon credentials rollback 482913")
 def rollback(number: Number, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Take a canary, or the active one, out. The one before signs again."""
     _step("rollback", number, url, as_json)
 
 
-@commands.command(epilog="Example: carillon credentials retire 1")
+@commands.command(epilog="Example: carillon credentials retire 482913")
 def retire(number: Number, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Forget its secret, of one that is not at work."""
     _step("retire", number, url, as_json)

@@ -41,14 +41,15 @@ class Desk:
 
     async def credentials(self) -> list[Record]:
         """All that are kept, and the last hundred that are not."""
-        kept = "state != 'retired' OR number > (SELECT max(number) - 100 FROM credentials)"
+        newest = "SELECT number FROM credentials ORDER BY added DESC LIMIT 100"
+        kept = f"state != 'retired' OR number IN ({newest})"
         return await self._database.read(lambda db: records.find(db, kept))
 
     async def get(self, number: int) -> Record:
         return await self._database.read(lambda db: records.get(db, number))
 
-    async def history(self, after: int, limit: int) -> list[Step]:
-        return await self._database.read(lambda db: records.history(db, after, limit))
+    async def history(self, after: int, limit: int, sees: Callable[[str], bool]) -> list[Step]:
+        return await self._database.read(lambda db: records.history(db, after, limit, sees))
 
     async def add(
         self, app: str, provider: str, material: Material, actor: Actor, source: Source = Source.UPLOAD

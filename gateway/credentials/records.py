@@ -10,6 +10,8 @@ trouble one carries it out, and it is in the audit log with it. Workers notice b
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
@@ -95,6 +97,9 @@ class Refused(Exception):
     """A step that is not possible from where the credential is; says what is."""
 
 
+SMALLEST = 100_000
+"""Of the numbers that credentials get."""
+
 _COLUMNS = ", ".join(Record.__struct_fields__)
 
 
@@ -106,7 +111,7 @@ def revision(db: apsw.Connection) -> int:
 
 def find(db: apsw.Connection, condition: str = "TRUE", bindings: tuple[Any, ...] = ()) -> list[Record]:
     """Rows by age."""
-    sql = f"SELECT {_COLUMNS} FROM credentials WHERE {condition} ORDER BY number"
+    sql = f"SELECT {_COLUMNS} FROM credentials WHERE {condition} ORDER BY added, number"
     return [Record(*row) for row in every(db, sql, bindings)]
 
 
@@ -134,11 +139,12 @@ def sealed(db: apsw.Connection, number: int) -> bytes | None:
     return None if row is None else row[0]
 
 
-def history(db: apsw.Connection, after: int, limit: int) -> list[Step]:
-    """Steps, oldest first."""
-    fields = ", ".join(Step.__struct_fields__)
-    sql = f"SELECT {fields} FROM credential_steps WHERE revision > ? ORDER BY revision LIMIT ?"
-    return [Step(*row) for row in every(db, sql, (after, limit))]
+def history(db: apsw.Connection, after: int, limit: int, sees: Callable[[str], bool]) -> list[Step]:
+    """Steps of the apps that are seen, oldest first, without the first `after` of them."""
+    apps = [app for (app,) in every(db, "SELECT DISTINCT app FROM credential_steps") if sees(app)]
+    fields, marks = ", ".join(Step.__struct_fields__), ", ".join("?" * len(apps))
+    sql = f"SELECT {fields} FROM credential_steps WHERE app IN ({marks}) ORDER BY revision LIMIT ? OFFSET ?"
+    return [Step(*row) for row in every(db, sql, (*apps, limit, after))]
 
 
 def insert(db: apsw.Connection, new: Record, secret: bytes | None, actor: Actor, now: float) -> Record:
@@ -151,11 +157,15 @@ def insert(db: apsw.Connection, new: Record, secret: bytes | None, actor: Actor,
     for twin in twins:
         if twin.state in KEPT and twin.state != State.BROKEN:
             raise Refused(f"this is credential {twin.number} already, which is {twin.state}")
-    fields = [name for name in Record.__struct_fields__ if name != "number"]
-    values = [getattr(new, name) for name in fields]
-    marks = ", ".join("?" * (len(fields) + 1))
-    db.execute(f"INSERT INTO credentials ({', '.join(fields)}, sealed) VALUES ({marks})", (*values, secret))
-    stored = get(db, db.last_insert_rowid())
+    # Not counted up: a number says nothing of how many others there are.
+    number = SMALLEST + secrets.randbelow(9 * SMALLEST)
+    while find(db, "number = ?", (number,)):
+        number = SMALLEST + secrets.randbelow(9 * SMALLEST)
+    stored = msgspec.structs.replace(new, number=number)
+    marks = ", ".join("?" * (len(Record.__struct_fields__) + 1))
+    db.execute(
+        f"INSERT INTO credentials ({_COLUMNS}, sealed) VALUES ({marks})", (*msgspec.structs.astuple(stored), secret)
+    )
     note(db, stored, "added", actor, now)
     return stored
 

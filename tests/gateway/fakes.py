@@ -435,7 +435,7 @@ class NoCredentials:
     async def credentials(self) -> list[Record]:
         return []
 
-    async def history(self, after: int, limit: int) -> list[Step]:
+    async def history(self, after: int, limit: int, sees: Callable[[str], bool]) -> list[Step]:
         return []
 
     async def get(self, number: int) -> Record:
