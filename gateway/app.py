@@ -29,6 +29,7 @@ from gateway.credentials.health import Health
 from gateway.credentials.rotation import Rotation
 from gateway.credentials.store import CredentialStore
 from gateway.credentials.vault import find
+from gateway.credentials.watch import Watch
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.ingest.door import Door
 from gateway.ingest.limits import Limits
@@ -144,6 +145,7 @@ async def run_worker(
             running = [
                 tasks.create_task(dispatcher.run()),
                 tasks.create_task(rotation.run()),
+                tasks.create_task(Watch(settings.blocks(), desk, readiness).run()),
                 tasks.create_task(health.watch_loop(metrics, samplers)),
                 tasks.create_task(_maintain(queue, receipts, settings, readiness)),
                 tasks.create_task(keyring.keep_up()),

@@ -25,7 +25,7 @@ commands = typer.Typer(
     no_args_is_help=True,
     help="Keys and certificates of a running gateway: add one, have its service prove it, let it sign a share of the "
     "notifications, then all; go back whenever you like. docs/credentials.md has the whole of it.",
-    epilog="Example: carillon credentials add shop apns --key AuthKey_ABC123DEFG.p8 && carillon credentials rotate 482913",
+    epilog="Example: carillon credentials add shop apns --key AuthKey_ABC123DEFG.p8",
 )
 
 Number = Annotated[str, typer.Argument(metavar="NUMBER", help="As `carillon credentials list` shows it.")]

@@ -12,7 +12,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,8 @@ from typing import NamedTuple
 import apsw
 from cryptography import x509
 
-from gateway.credentials import CredentialsError, CredentialStore
+from gateway.credentials import CredentialsError, CredentialStore, records
+from gateway.credentials.records import Record
 from gateway.probe import ProbeFailed, Target, probe
 from gateway.settings import Settings, SettingsError, load
 from providers import PROVIDERS
@@ -79,6 +80,7 @@ def examine(path: Path | None, environ: Mapping[str, str], timeout: float = 5.0)
     yield from listener(settings)
     credentials = _CredentialCheck(settings)
     yield from credentials.findings(time.time())
+    yield from rotated(records.look(settings.queue.path), time.time())
     yield from network(credentials.targets, timeout)
 
 
@@ -123,6 +125,9 @@ def configuration(settings: Settings, path: Path | None) -> Iterator[Finding]:
         for name, value in block:
             if name.endswith("_file") and name != "ca_file" and value is not None:
                 yield from _private(f"{app}/{provider}", Path(str(value)))
+        if block.credential_directory is not None:
+            for path in sorted(Path(block.credential_directory).glob("[!.]*")):
+                yield from _private(f"{app}/{provider}", path)
 
 
 def _private(subject: str, path: Path) -> Iterator[Finding]:
@@ -195,6 +200,22 @@ class _CredentialCheck:
                 if credential.client_certificate:
                     yield validity(subject, credential.client_certificate, now)
                 yield Finding("credential", Level.OK, f"{subject}: signs as {credential.fingerprint}")
+
+
+def rotated(rows: Sequence[Record], now: float) -> Iterator[Finding]:
+    """How the credentials of the database are that are at work."""
+    for row in rows:
+        about = f"{row.owner}: credential {row.number} ({row.fingerprint})"
+        if row.trouble:
+            remedy = "add another one: carillon credentials add"
+            yield Finding("credential", Level.FAILED, f"{about} is refused by its service: {row.trouble}", remedy)
+        elif row.expires is not None and row.expires < now + NEXT_WEEKS:
+            ends = time.strftime("%Y-%m-%d", time.gmtime(row.expires))
+            level = Level.WARNING if row.expires > now else Level.FAILED
+            yield Finding("credential", level, f"{about} ends on {ends}", "have a new one issued, and rotate it")
+        else:
+            share = f", signing {row.share:.0%}" if row.share else ""
+            yield Finding("credential", Level.OK, f"{about} is {row.state}{share}")
 
 
 def validity(subject: str, certificate: ClientCertificate, now: float) -> Finding:

@@ -362,7 +362,7 @@ def _merge(values: dict[str, Any], overlay: Mapping[str, Any]) -> None:
 
 
 def _anchor(values: dict[str, Any], folder: Path) -> None:
-    """Make paths absolute: `queue.path`, and every key that ends in `_file`."""
+    """Make paths absolute: `queue.path`, and every key that ends in `_file` or `_directory`."""
     queue = values.setdefault("queue", {})
     if isinstance(queue, dict) and isinstance(path := queue.get("path", str(Queue().path)), str):
         queue["path"] = str(folder / Path(path).expanduser())
@@ -373,7 +373,7 @@ def _anchor_files(table: dict[str, Any], folder: Path) -> None:
     for key, value in table.items():
         if isinstance(value, dict):
             _anchor_files(value, folder)
-        elif key.endswith("_file") and isinstance(value, str) and value:
+        elif key.endswith(("_file", "_directory")) and isinstance(value, str) and value:
             table[key] = str(folder / Path(value).expanduser())
 
 

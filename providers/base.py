@@ -293,6 +293,8 @@ class ProviderSettings(BaseModel):
     """Notifications a second over all workers of this machine; None takes the provider's `default_rate`."""
     connections: int | None = None
     """Most connections a worker opens to one host; None takes the provider's `default_connections`."""
+    credential_directory: str | None = None
+    """A folder with the credential's parts as files, as Kubernetes mounts secrets; changes there are rotated in."""
 
     def names(self, origin: str) -> bool:
         """Whether these settings name an origin that a target brought: otherwise a stranger chose it."""

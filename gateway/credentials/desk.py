@@ -10,6 +10,7 @@ import apsw
 
 from gateway.audit.log import Actor
 from gateway.credentials import records, steps
+from gateway.credentials.opener import Opener
 from gateway.credentials.proving import prove
 from gateway.credentials.records import Record, Refused, Source, State, Step
 from gateway.credentials.vault import Vault, VaultError
@@ -36,6 +37,7 @@ class Desk:
         self._blocks = blocks
         self._given = given
         self._vault = vault
+        self._opener = Opener(database, vault)
         self._settings = settings
         self._changed = changed
 
@@ -60,7 +62,9 @@ class Desk:
             raise Refused(f"no [apps.{app}.{provider}] is configured")
         try:
             credential = PROVIDERS[provider].credential(block, material)
-            secret = self._vault.seal(material, f"{app}/{provider}")
+            # What is in a folder stays there, and has to be stored only to outlive its successor's arrival.
+            stored = source is Source.UPLOAD or self._vault.usable
+            secret = self._vault.seal(material, f"{app}/{provider}") if stored else None
         except (ValueError, VaultError) as error:
             raise Refused(str(error)) from None
         now = time.time()
@@ -72,13 +76,24 @@ class Desk:
         )  # fmt: skip
         return await self._write(lambda db: records.insert(db, new, secret, actor, now))
 
+    async def known(self, app: str, provider: str, material: Material) -> Record | None:
+        """The row of this material, if there is one that is not retired.
+
+        Raises:
+            ValueError: the material is no credential of the app.
+        """
+        fingerprint = PROVIDERS[provider].credential(self._blocks[app, provider], material).fingerprint
+        condition = "app = ? AND provider = ? AND fingerprint = ? AND state != 'retired'"
+        found = await self._database.read(lambda db: records.find(db, condition, (app, provider, fingerprint)))
+        return found[-1] if found else None
+
     async def probe(self, number: int, actor: Actor) -> Record:
         """Ask its service whether it takes it, without any device noticing."""
-        record = await self.get(number)
-        block, now = self._blocks.get(record.line), time.time()
+        record, now = await self.get(number), time.time()
+        block = self._blocks.get(record.line)
+        if block is None:
+            raise Refused(f"no [apps.{record.app}.{record.provider}] is configured any more")
         credential = await self._credential(record)
-        if block is None or credential is None:
-            raise Refused(f"credential {number} has no secret any more: add it again")
         outcome = await prove(PROVIDERS[record.provider], block, credential)
         match outcome.verdict:
             case Verdict.ACCEPTED if record.state in (State.STAGED, State.BROKEN):
@@ -92,16 +107,12 @@ class Desk:
             case _:
                 raise Refused(f"its service could not be asked ({outcome.reason}): try again")
 
-    async def _credential(self, record: Record) -> Credential | None:
+    async def _credential(self, record: Record) -> Credential:
         given = self._given(*record.line)
         if given is not None and given.fingerprint == record.fingerprint:
             return given
-        secret = await self._database.read(lambda db: records.sealed(db, record.number))
-        if secret is None:
-            return None
         try:
-            material = self._vault.open(secret, record.owner)
-            return PROVIDERS[record.provider].credential(self._blocks[record.line], material)
+            return await self._opener.open(record, self._blocks[record.line])
         except (VaultError, ValueError) as error:
             raise Refused(str(error)) from None
 

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 import apsw
 import structlog
@@ -19,6 +20,7 @@ from gateway.audit.log import GATEWAY
 from gateway.credentials import records, steps
 from gateway.credentials.canary import Judgement, judge
 from gateway.credentials.health import Health
+from gateway.credentials.opener import Opener
 from gateway.credentials.records import Counts, Record, Source, State
 from gateway.credentials.store import CredentialStore, Line, Signing
 from gateway.credentials.vault import Vault, VaultError
@@ -52,6 +54,7 @@ class Rotation:
         self._database = database
         self._store = store
         self._blocks = blocks
+        self._opener = Opener(database, vault)
         self._vault = vault
         self._health = health
         self._settings = settings
@@ -76,12 +79,14 @@ class Rotation:
         """
         now = time.time()
         for (app, provider), signing in self._given.items():
-            credential = signing.credential
+            credential, material = signing.credential, self._store.folders.get((app, provider))
+            secret = self._vault.seal(material, f"{app}/{provider}") if material and self._vault.usable else None
+            source = Source.SETTINGS if material is None else Source.DIRECTORY
             found = Record(
-                0, app, provider, Source.SETTINGS, credential.fingerprint, credential.key_id, credential.expires_at,
+                0, app, provider, source, credential.fingerprint, credential.key_id, credential.expires_at,
                 State.ACTIVE, 0.0, "", None, None, now, None, now, GATEWAY.name,
             )  # fmt: skip
-            await self._database.write(lambda db, found=found: steps.adopt(db, found, now))  # type: ignore[misc]
+            await self._database.write(partial(steps.adopt, found=found, secret=secret, now=now))
         await self._look()
 
     async def run(self) -> None:
@@ -131,11 +136,8 @@ class Rotation:
         if given.credential.fingerprint == record.fingerprint:
             given.number = record.number
             return given
-        secret = await self._database.read(lambda db: records.sealed(db, record.number))
         try:
-            if secret is None:
-                raise VaultError(f"credential {record.number} of {record.owner} is not stored; add it again")
-            credential = PROVIDERS[record.provider].credential(block, self._vault.open(secret, record.owner))
+            credential = await self._opener.open(record, block)
         except (VaultError, ValueError) as error:
             self._health.unusable(record, str(error))
             log.error("credential.unusable", credential=record.number, app=record.app, provider=record.provider)
@@ -171,7 +173,7 @@ class Rotation:
             elif record.state == State.CANARY:
                 await self._judge(record, signing, now)
             elif record.state == State.ACTIVE and record.trouble and signing.tally.accepted:
-                await self._step(lambda db, number=record.number: steps.recovered(db, number, now))  # type: ignore[misc]
+                await self._step(partial(steps.recovered, number=record.number, now=now))
         if any(record.until is not None and record.until <= now for record in self._records):
             await self._step(lambda db: steps.retire_former(db, now))
 

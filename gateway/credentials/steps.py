@@ -108,14 +108,14 @@ def retire_former(db: apsw.Connection, now: float) -> None:
         _retire(db, record, GATEWAY, now)
 
 
-def adopt(db: apsw.Connection, found: Record, now: float) -> None:
-    """The settings name a credential: it is the active one where no other was promoted.
+def adopt(db: apsw.Connection, found: Record, secret: bytes | None, now: float) -> None:
+    """The settings, or a folder, have a credential: it is the active one where no other was promoted.
 
-    What they named before and do not any more has no secret left: it is retired.
+    What they had before, and is not stored, has no secret left: it is retired.
     """
-    for gone in records.find(db, "app = ? AND provider = ? AND source = ?", (*found.line, found.source)):
-        if gone.fingerprint != found.fingerprint and gone.state != State.RETIRED:
-            _retire(db, gone, GATEWAY, now, "the settings name another")
+    for gone in records.find(db, "app = ? AND provider = ? AND sealed IS NULL AND state != 'retired'", found.line):
+        if gone.fingerprint != found.fingerprint:
+            _retire(db, gone, GATEWAY, now, "the settings have another")
     active = records.one(db, found.line, State.ACTIVE)
     rows = records.find(db, "app = ? AND provider = ? AND fingerprint = ?", (*found.line, found.fingerprint))
     kept = [row for row in rows if row.state != State.RETIRED]
@@ -125,7 +125,7 @@ def adopt(db: apsw.Connection, found: Record, now: float) -> None:
         records.change(db, kept[-1], "adopted", GATEWAY, now, promoted=now, **_active(now))
         return
     state, promoted = (State.ACTIVE, now) if active is None else (State.STAGED, None)
-    records.insert(db, msgspec.structs.replace(found, state=state, promoted=promoted), None, GATEWAY, now)
+    records.insert(db, msgspec.structs.replace(found, state=state, promoted=promoted), secret, GATEWAY, now)
 
 
 def _retire(db: apsw.Connection, record: Record, actor: Actor, now: float, why: str = "") -> Record:

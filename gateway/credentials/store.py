@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from gateway.credentials import directory
 from gateway.settings import Problem, SettingsError
 from providers import PROVIDERS
-from providers.base import Credential, ProviderSettings
+from providers.base import Credential, Material, ProviderSettings
 
 
 class CredentialsError(SettingsError):
@@ -110,12 +111,15 @@ class CredentialStore:
             CredentialsError: with all that is wrong, at once.
         """
         self._lines: dict[tuple[str, str], Line] = {}
+        self.folders: dict[tuple[str, str], Material] = {}
+        """What the folders of blocks held at the start."""
         self.alarm: Callable[[], None] = lambda: None
         """Called when a service refuses a credential."""
         problems = []
         for (app, provider), block in blocks.items():
             try:
-                credential = PROVIDERS[provider].credential(block)
+                found = directory.of(block, PROVIDERS[provider].parts)
+                credential = PROVIDERS[provider].credential(block, found)
             except ValueError as error:
                 problems.append(Problem(f"apps.{app}.{provider}", str(error)))
             except OSError as error:
@@ -124,6 +128,8 @@ class CredentialStore:
             else:
                 first = Signing(f"{app}/{provider}", credential, block.ca_file, alarm=self._alarmed)
                 self._lines[app, provider] = Line(first)
+                if found is not None:
+                    self.folders[app, provider] = found
         if problems:
             raise CredentialsError("credentials", problems)
 

@@ -44,6 +44,11 @@ class Vault:
         """`keys` are 32 bytes each; without any, nothing can be sealed."""
         self._keys = [AESGCM(key.reveal()) for key in keys]
 
+    @property
+    def usable(self) -> bool:
+        """Whether anything can be sealed."""
+        return bool(self._keys)
+
     def seal(self, material: Material, owner: str) -> bytes:
         """Encrypt material for an owner (`app/provider`).
 

@@ -34,7 +34,10 @@ class ApnsSettings(ProviderSettings):
     @model_validator(mode="after")
     def _one_way_to_authenticate(self) -> Self:
         token = [self.team_id, self.key_id, self.key_file]
-        if self.certificate_file is not None:
+        if self.credential_directory is not None:
+            if self.certificate_file is not None or self.key_file is not None:
+                raise ValueError("give either credential_directory or files, not both")
+        elif self.certificate_file is not None:
             if any(part is not None for part in token):
                 raise ValueError("give either certificate_file or team_id, key_id and key_file, not both")
         elif not all(part is not None for part in token):

@@ -67,7 +67,7 @@ class ServiceAccount:
     expires_at: float | None = None
 
     def __init__(self, settings: FcmSettings, material: Material | None = None) -> None:
-        given, path = settings.service_account, settings.service_account_file
+        given, path = settings.service_account, settings.service_account_file or GIVEN
         if material is not None:
             given, path = _given(settings, material), GIVEN
         self._key = _rsa_key(given["private_key"], path)

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import orjson
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from providers import keys
 from providers.base import ProviderSettings
 
+DIRECTORY_FILE = "service_account.json"
 ENDPOINT = "https://fcm.googleapis.com"
 
 
 class FcmSettings(ProviderSettings):
-    service_account_file: str
+    service_account_file: str | None = None
     """The JSON key file of a service account that may send for the project (`cloudmessaging.messages.create`)."""
     project_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9:.-]{1,100}$")
     """Where to send; None takes the project of the key file. They differ where one account sends for several."""
     token_uri: str | None = Field(default=None, pattern=r"^https://")
     """Where to exchange the assertion for an access token; None takes the key file's."""
+
+    @model_validator(mode="after")
+    def _one_account(self) -> Self:
+        if (self.service_account_file is None) == (self.credential_directory is None):
+            raise ValueError("give either service_account_file or credential_directory")
+        return self
 
     @cached_property
     def service_account(self) -> dict[str, Any]:
@@ -29,7 +36,7 @@ class FcmSettings(ProviderSettings):
         Raises:
             ValueError: it is no service account's key file.
         """
-        path = self.service_account_file
+        path = self.service_account_file or f"{self.credential_directory}/{DIRECTORY_FILE}"
         return account(keys.read(path, "service_account_file"), path)
 
     @property

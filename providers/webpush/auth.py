@@ -90,7 +90,7 @@ def credential(settings: WebPushSettings, material: Material | None = None) -> V
     Raises:
         ValueError: a part or file is missing, or holds something else.
     """
-    field, path = "vapid_key_file", settings.vapid_key_file
+    field, path = "vapid_key_file", settings.vapid_key_file or keys.GIVEN
     if material is None:
         contents = keys.read(path, field)
     else:

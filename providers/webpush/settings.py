@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from providers.base import ProviderSettings
 
@@ -26,7 +26,7 @@ Origin = Annotated[str, Field(pattern=r"^https://[A-Za-z0-9.:\[\]-]+$")]
 
 
 class WebPushSettings(ProviderSettings):
-    vapid_key_file: str
+    vapid_key_file: str | None = None
     """The private key whose public half the website subscribes with: PEM, or 32 bytes in base64url."""
     subject: str
     """Whom a push service may write to about these pushes: `mailto:ops@shop.com` or an `https://` address."""
@@ -37,6 +37,12 @@ class WebPushSettings(ProviderSettings):
     endpoints: tuple[Origin, ...] = ()
     """Further origins that are allowed as they are, with their port, such as simulators, or a push service inside the
     company: what they lead to is not checked. `endpoint` is one of them."""
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if (self.vapid_key_file is None) == (self.credential_directory is None):
+            raise ValueError("give either vapid_key_file or credential_directory")
+        return self
 
     @field_validator("subject")
     @classmethod

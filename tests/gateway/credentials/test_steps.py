@@ -48,7 +48,7 @@ def states(db: apsw.Connection) -> dict[str, str]:
 @pytest.fixture
 def first(db: apsw.Connection) -> int:
     """The settings' one, which signs."""
-    steps.adopt(db, record("first", Source.SETTINGS), NOW)
+    steps.adopt(db, record("first", Source.SETTINGS), None, NOW)
     return records.find(db)[0].number
 
 
@@ -164,23 +164,23 @@ class TestSettings:
 
     def test_the_first_is_active_and_a_restart_changes_nothing(self, db: apsw.Connection, first: int) -> None:
         before = records.revision(db)
-        steps.adopt(db, record("first", Source.SETTINGS), NOW + 1)
+        steps.adopt(db, record("first", Source.SETTINGS), None, NOW + 1)
         assert states(db) == {"first": "active"}
         assert records.revision(db) == before
 
     def test_another_file_replaces_it(self, db: apsw.Connection, first: int) -> None:
         """As before there were several: nothing is left of the former one."""
-        steps.adopt(db, record("other", Source.SETTINGS), NOW + 1)
+        steps.adopt(db, record("other", Source.SETTINGS), None, NOW + 1)
         assert states(db) == {"first": "retired", "other": "active"}
-        steps.adopt(db, record("first", Source.SETTINGS), NOW + 2)
+        steps.adopt(db, record("first", Source.SETTINGS), None, NOW + 2)
         assert [row.fingerprint for row in records.find(db, "state = 'active'")] == ["first"]
 
     def test_one_that_was_rotated_in_stays(self, db: apsw.Connection, first: int) -> None:
         """A new file is at hand then, and no more."""
         steps.promote(db, proven(db, "second"), 60.0, ALICE, NOW)
-        steps.adopt(db, record("first", Source.SETTINGS), NOW + 1)
+        steps.adopt(db, record("first", Source.SETTINGS), None, NOW + 1)
         assert states(db) == {"first": "overlap", "second": "active"}
-        steps.adopt(db, record("other", Source.SETTINGS), NOW + 2)
+        steps.adopt(db, record("other", Source.SETTINGS), None, NOW + 2)
         assert states(db) == {"first": "retired", "second": "active", "other": "staged"}
 
 
