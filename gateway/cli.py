@@ -90,7 +90,7 @@ def serve(
     from gateway.access.rates import clear as clear_rates
     from gateway.credentials import CredentialsError, CredentialStore
     from gateway.credentials.vault import VaultError, find
-    from gateway.listener import bind
+    from gateway.listener import bind, require_parser
     from gateway.observe import logs
     from gateway.observe.cells import SlotTaken
     from gateway.observe.metrics import clear
@@ -102,6 +102,7 @@ def serve(
     with refusing(CredentialsError, SlotTaken, QueueError, VaultError, OSError):
         CredentialStore(settings.blocks())  # the workers load them again; here all errors are told once
         clear(settings.data / "metrics")
+        require_parser()
         clear_rates(settings.data)
         find(settings.credentials, os.environ)
         prepare(settings.queue.path)

@@ -16,6 +16,21 @@ BACKLOG = 1024
 """Connections that wait to be accepted, while all workers are busy or being started again."""
 
 
+def require_parser() -> None:
+    """Requests of strangers are read by the compiled parser, which is the one that is attacked and mended most.
+
+    Raises:
+        OSError: it is not there, or switched off.
+    """
+    from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy  # the parent needs no more of aiohttp
+
+    if HttpRequestParser is HttpRequestParserPy:
+        raise OSError(
+            "aiohttp's compiled HTTP parser is missing, and the one in Python is not let near the network: "
+            "unset AIOHTTP_NO_EXTENSIONS, or install a wheel of aiohttp for this platform"
+        )
+
+
 def bind(host: str, port: int) -> list[socket.socket]:
     """A socket for every address of the host, all on one port; 0 takes a free one. They listen once a worker does.
 

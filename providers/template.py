@@ -505,7 +505,17 @@ def _fault_of_object(encoded: bytes) -> str | None:
     if len(encoded) > LONGEST_VARIABLES:
         return f"the variables have more than {LONGEST_VARIABLES} bytes"
     try:
-        orjson.loads(encoded)
+        variables = orjson.loads(encoded)
     except orjson.JSONDecodeError:
         return "the variables are not valid UTF-8 text"
-    return None
+    return f"the variables are nested deeper than {DEEPEST} levels" if _is_too_deep(variables) else None
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [each for each in level if isinstance(each, (dict, list))]
+        if not level:
+            return False
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return True

@@ -20,6 +20,7 @@ from gateway.ingest.body import Body, too_large
 from gateway.ingest.credentials import CredentialDesk, CredentialRoutes
 from gateway.ingest.door import Door
 from gateway.ingest.intake import Answer, Apps, Intake, Meter
+from gateway.ingest.invitation import Invited, invite_later
 from gateway.ingest.limits import KIB, Limits
 from gateway.ingest.lookup import Audit, Lookup, Receipts
 from gateway.ingest.media import JSON, NDJSON, content_type
@@ -98,7 +99,7 @@ class Ingest:
     def routes(self) -> list[Guarded]:
         """All of `/v1`, and the description of it."""
         return [
-            *needs(Scope.SEND, web.post("/v1/jobs", self._submit)),
+            *needs(Scope.SEND, web.post("/v1/jobs", self._submit, expect_handler=invite_later)),
             *self._lookup.routes(),
             *self._parking.routes(),
             *self._credentials.routes(),
@@ -112,7 +113,7 @@ class Ingest:
         length = request.content_length
         if kind == JSON and length is not None and length > self._limits.body:
             raise too_large(self._limits.body)
-        body = Body(request.content, self._limits, hashed=key is not None)
+        body = Body(Invited(request), self._limits, hashed=key is not None)
         take = self._intake.document if kind == JSON else self._intake.stream
         caller = principal(request)
         await self._allowance.take_job(caller.tenant)
