@@ -22,6 +22,8 @@ FILE = "rates-"
 LONGEST_DEBT = 3600.0
 """Seconds for which one job's recipients may keep a tenant waiting; also what a clock of another boot can do."""
 CELL = 8
+ROUNDING = 1e-6
+"""Seconds that sums of instants may be wrong by."""
 
 
 class Exceeded(Exception):
@@ -47,7 +49,8 @@ class _Rate:
 
     def wait(self, now: float) -> float:
         """Seconds until one more may come."""
-        return max(0.0, self._spent(now) + self._interval - now - self._span)
+        wait = self._spent(now) + self._interval - now - self._span
+        return wait if wait > ROUNDING else 0.0
 
     def take(self, number: int, now: float) -> None:
         self._cells[self._at] = min(self._spent(now) + number * self._interval, now + LONGEST_DEBT)

@@ -39,6 +39,7 @@ _SECRET_TEXT = re.compile(
     r"|\bya29\.[\w.-]+"  # a Google access token
     r"|(?<![0-9A-Fa-f])[0-9A-Fa-f]{64,}(?![0-9A-Fa-f])"  # an APNs device token
     r"|\b[\w-]{8,}:APA91[\w-]+"  # an FCM registration token
+    r"|\bcarillon_[a-z0-9-]{1,32}_[\w-]{43}"  # an API key of ours
     r"|(?<=://)([^\s/\"']+)/[^\s\"']{20,}",  # the path of a push endpoint; its host stays
     re.IGNORECASE | re.DOTALL,
 )

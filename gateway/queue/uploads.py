@@ -207,9 +207,8 @@ def _count_in(db: apsw.Connection, batches: Sequence[NewBatch], high_water: int)
     deliveries = sum(batch.count for batch in batches)
     (stored,) = only(db, "SELECT deliveries FROM stored")
     if stored + deliveries > high_water:
-        raise QueueFull(
-            f"{stored} deliveries are queued and the limit is {high_water}: try again when some have been sent"
-        )
+        # Without numbers: it is told to callers, and how much others have queued is not their affair.
+        raise QueueFull("as many deliveries are queued as there is room for: try again when some have been sent")
     db.execute("UPDATE stored SET batches = batches + ?, deliveries = deliveries + ?", (len(batches), deliveries))
 
 
