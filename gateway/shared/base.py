@@ -72,7 +72,11 @@ class SharedState(RateBudgets, Protocol):
     # Idempotency: a key is free, in flight (its holder is silent for at most half a minute), or settled for 24 hours.
 
     async def begin(self, job_id: str, idempotency: Idempotency) -> Replay | Twin | Orphan | None:
-        """Hold a key for a job. None: it is held until `settle` or `release`, as long as this process lives."""
+        """Hold a key for a job. None: it is held until `settle` or `release`, as long as this process lives.
+
+        Asked again for the same job, it says whether the key is still held, and by whom if not: to be done before the
+        job is sealed, as this process may have slept.
+        """
 
     async def settle(self, job_id: str, idempotency: Idempotency, answer: bytes) -> None:
         """Keep the answer for repeats; `idempotency` has the whole request's fingerprint now.
