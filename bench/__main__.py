@@ -24,12 +24,14 @@ from bench import (
     throughput,
     wire,
 )
+from bench.kafka import throughput as on_kafka
 from bench.processes import Missing, ProcessFailed, terminable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 Provider = Literal["apns", "fcm", "webpush"]
 Sink = Literal["own", "nginx", "pushy"]
+QueueKind = Literal["embedded", "kafka"]
 Repeat = Annotated[int, typer.Option(min=1, help="Runs, each started anew; the median's report is shown.")]
 Seed = Annotated[int | None, typer.Option(help="Repeats a run's choices; each run tells its own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
@@ -54,6 +56,8 @@ def throughput_command(
     sink: Annotated[
         Sink, typer.Option(help="Who answers: our fast simulator, nginx, or pushy's benchmark server.")
     ] = "own",
+    queue: Annotated[QueueKind, typer.Option(help="The embedded one, or Apache Kafka itself.")] = "embedded",
+    gateways: Annotated[int, typer.Option(min=1, max=2, help="With --queue kafka: gateways in one group.")] = 1,
     repeat: Repeat = 1,
     json: Json = False,
 ) -> None:
@@ -62,6 +66,9 @@ def throughput_command(
     Exit status 0 if the ledger is clean, 1 if not, 2 if the run could not be made. A run for which this machine lacks
     something is skipped, with status 0.
     """
+    if queue == "kafka":
+        _conclude(lambda: report.median([on_kafka.run(provider, count, gateways) for _ in range(repeat)]), json)
+        return
     scenario = throughput.Scenario(
         provider=provider,
         count=count,

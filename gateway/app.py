@@ -34,17 +34,22 @@ from gateway.dispatch.dispatcher import Dispatcher
 from gateway.ingest.door import Door
 from gateway.ingest.limits import Limits
 from gateway.ingest.server import Ingest, application, runner
+from gateway.kafka.meter import GroupMeter
+from gateway.kafka.queue import KafkaQueue
 from gateway.listener import BACKLOG
 from gateway.observe import health
 from gateway.observe.cpu import CpuShare
 from gateway.observe.logs import watch
 from gateway.observe.metrics import Metrics
 from gateway.observe.redaction import Mask
-from gateway.queue.base import QueueError
+from gateway.queue.base import Queue, QueueError
+from gateway.queue.database import Database
 from gateway.queue.sqlite import SqliteQueue
 from gateway.queue.unreadable import Unreadable
 from gateway.receipts.store import ReceiptStore
 from gateway.settings import Settings
+from gateway.shared.base import SharedState
+from gateway.shared.redis import RedisState
 from providers import PROVIDERS
 from providers.base import ProviderSettings
 
@@ -61,6 +66,9 @@ RECOVERY_INTERVAL = 5.0
 """Seconds between looks for workers that died holding work."""
 
 RETENTION_INTERVAL = 600.0
+
+MIRROR = "kafka.db"
+"""What of Kafka's partitions is in hand, in the folder of the queue's file."""
 
 SWITCH = 0.0005
 """Seconds after which the loop lets the queue's writer have the interpreter, which it gives up and wants back at each
@@ -98,14 +106,15 @@ async def run_worker(
         metrics = Metrics(settings.data / "metrics", f"worker-{worker}", settings.blocks())
         stack.callback(metrics.close)
         metrics.queue_limit(settings.queue.high_water)
-        queue = await _open_queue(settings, worker, metrics, stack)
-        receipts = ReceiptStore(queue.database)
         readiness = health.Readiness("gateway", "queue")
+        queue = await _open_queue(settings, worker, metrics, readiness, stack)
+        own = await _own_database(settings, queue, stack)
+        receipts = ReceiptStore(queue.database)
         dispatcher = Dispatcher(settings, queue, credentials, metrics, readiness, busy=CpuShare())
         vault = find(settings.credentials, os.environ)
         given = dict(credentials.items())
         rotation = Rotation(
-            queue.database,
+            own,
             credentials,
             settings.blocks(),
             vault,
@@ -114,11 +123,9 @@ async def run_worker(
             f"worker-{worker}",
             dispatcher.follow_credentials,
         )
-        desk = Desk(
-            queue.database, settings.blocks(), lambda *key: given.get(key), vault, settings.credentials, rotation.hasten
-        )
+        desk = Desk(own, settings.blocks(), lambda *key: given.get(key), vault, settings.credentials, rotation.hasten)
         await rotation.start()
-        keyring = await _keyring(queue, stack)
+        keyring = await _keyring(own, stack)
         gate = await _gate(settings, keyring, stack)
         ingest = Ingest(
             apps=_apps(settings),
@@ -126,14 +133,16 @@ async def run_worker(
             queue=queue,
             receipts=receipts,
             meter=metrics,
-            audit=AuditLog(queue.database),
+            audit=AuditLog(own),
             mask=Mask.of(settings.data / "mask.key"),
             credentials=desk,
             line=credentials.line,
-            keys=KeyStore(queue.database),
+            keys=KeyStore(own),
             allowance=Allowance(settings.data, settings.quotas(), queue.backlog),
             limits=Limits(body=int(settings.http.max_body), line=int(settings.http.max_line)),
         )
+        if isinstance(queue, KafkaQueue):
+            queue.take_jobs(ingest.records(queue.outgoing).take)
         server = application(
             [*ingest.routes(), *health.routes(readiness, metrics, queue.depth, queue.parked_count, gate)],
             gate,
@@ -205,7 +214,9 @@ async def _leave(leaving: _Leaving, readiness: health.Readiness, door: Door, ser
     await door.empty(UPLOADS_DEADLINE)
 
 
-async def _open_queue(settings: Settings, worker: int, metrics: Metrics, stack: AsyncExitStack) -> SqliteQueue:
+async def _open_queue(
+    settings: Settings, worker: int, metrics: Metrics, readiness: health.Readiness, stack: AsyncExitStack
+) -> SqliteQueue | KafkaQueue:
     def crashed(batches: int) -> None:
         metrics.crashed(batches)
         log.warning("batch.crashed", batches=batches, reason="the process that held them died, or fell silent")
@@ -223,23 +234,34 @@ async def _open_queue(settings: Settings, worker: int, metrics: Metrics, stack: 
             error=f"{found.error}: it cannot be read from the queue",
         )
 
-    queue = SqliteQueue(
-        settings.queue.path,
+    settings.data.mkdir(parents=True, exist_ok=True)
+    kafka = settings.kafka if settings.kafka.servers else None
+    local = SqliteQueue(
+        settings.data / MIRROR if kafka else settings.queue.path,
         owner=f"worker-{worker}",
         lease_seconds=settings.queue.lease_seconds,
         high_water=settings.queue.high_water,
         max_crashes=settings.queue.max_crashes,
         on_crash=crashed,
         on_unreadable=unreadable,
+        durable=kafka is None,
     )
-    settings.data.mkdir(parents=True, exist_ok=True)
+    queue: SqliteQueue | KafkaQueue = local
+    if kafka is not None:
+        queue = KafkaQueue(
+            kafka,
+            local,
+            shared=await _share(settings, stack),
+            meter=GroupMeter(metrics, readiness),
+            high_water=settings.queue.high_water,
+        )
     await queue.open()
     stack.push_async_callback(queue.close)
     return queue
 
 
-async def _keyring(queue: SqliteQueue, stack: AsyncExitStack) -> Keyring:
-    keyring = Keyring(queue.database)
+async def _keyring(database: Database, stack: AsyncExitStack) -> Keyring:
+    keyring = Keyring(database)
     await keyring.look()
     stack.push_async_callback(keyring.close)
     return keyring
@@ -251,6 +273,23 @@ async def _gate(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     tokens = Tokens(settings.access.issuers, settings.tenant_names())
     await tokens.start(stack)
     return CheckedGate(settings.access, keyring, tokens)
+
+
+async def _share(settings: Settings, stack: AsyncExitStack) -> SharedState:
+    shared = RedisState(settings.redis.url, prefix=settings.redis.prefix)
+    await shared.open()
+    stack.push_async_callback(shared.close)
+    return shared
+
+
+async def _own_database(settings: Settings, queue: SqliteQueue | KafkaQueue, stack: AsyncExitStack) -> Database:
+    """The file of what is this machine's own and is kept: with Kafka, that of the queue is neither."""
+    if isinstance(queue, SqliteQueue):
+        return queue.database
+    database = Database(settings.queue.path)
+    await database.open()
+    stack.push_async_callback(database.close)
+    return database
 
 
 def _apps(settings: Settings) -> dict[str, dict[str, ProviderSettings]]:
@@ -271,9 +310,7 @@ async def _listen(
     return served
 
 
-async def _maintain(
-    queue: SqliteQueue, receipts: ReceiptStore, settings: Settings, readiness: health.Readiness
-) -> None:
+async def _maintain(queue: Queue, receipts: ReceiptStore, settings: Settings, readiness: health.Readiness) -> None:
     """Take over from the dead, and forget what is older than it is kept. Any number of workers may do it."""
     next_retention = time.monotonic()
     while True:

@@ -29,6 +29,7 @@ from gateway.access_commands import SettingsLog, audit, first_key, keys
 from gateway.advice import advice
 from gateway.client import Client, Page
 from gateway.credential_commands import commands as credential_commands
+from gateway.kafka_commands import dlq, topics
 from gateway.terminal import (
     BAD_ANSWER,
     DEFAULT_URL,
@@ -171,6 +172,8 @@ def _unchangeable(former: Settings, settings: Settings) -> str | None:
         "http.host": (former.http.host, settings.http.host),
         "http.port": (former.http.port, settings.http.port),
         "queue.path": (former.queue.path, settings.queue.path),
+        "kafka": (former.kafka, settings.kafka),
+        "redis": (former.redis, settings.redis),
     }
     changed = [key for key, (before, now) in keys.items() if before != now]
     return f"{', '.join(changed)} can only be changed by a restart" if changed else None
@@ -365,6 +368,8 @@ app.add_typer(parked, name="parked")
 app.add_typer(credential_commands, name="credentials")
 app.add_typer(keys, name="keys")
 app.add_typer(audit, name="audit")
+app.add_typer(topics, name="topics")
+app.add_typer(dlq, name="dlq")
 
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Its id, as `carillon parked list` shows it.")]
 

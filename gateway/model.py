@@ -7,6 +7,7 @@ recipient of a batch. Whatever is said of a delivery is a column of its batch.
 from __future__ import annotations
 
 import enum
+import hashlib
 import os
 import time
 import uuid
@@ -128,6 +129,16 @@ def new_batch_id(now: float | None = None) -> bytes:
     value = milliseconds << 80 | 0x7 << 76 | (random >> 46 & 0xFFF) << 64 | 0b10 << 62
     value |= (random & ((1 << 46) - 1)) << 16
     return value.to_bytes(16, "big")
+
+
+def derived_batch_id(job_id: str, number: int) -> bytes:
+    """A batch's id that follows from its job's, for a job that may be submitted twice by the same record: a version 8
+    UUID (RFC 9562, section 5.8) whose last 16 bits are zero."""
+    digest = bytearray(hashlib.blake2b(f"{job_id}/{number}".encode(), digest_size=16).digest())
+    digest[6] = 0x80 | digest[6] & 0x0F
+    digest[8] = 0x80 | digest[8] & 0x3F
+    digest[14:] = b"\0\0"
+    return bytes(digest)
 
 
 def delivery_prefix(batch_id: bytes) -> str:

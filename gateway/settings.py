@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import socket
 import ssl
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -121,6 +122,50 @@ class Queue(Section):
     """How long receipts are kept."""
 
 
+class Redis(Section):
+    """`[redis]`: what machines share at speed."""
+
+    url: str = ""
+    prefix: str = "carillon"
+    ca_file: Path | None = None
+
+
+class Kafka(Section):
+    """`[kafka]`: the queue over many machines, in place of the embedded one. See docs/kafka.md."""
+
+    servers: tuple[str, ...] = ()
+    """`host:port` of some brokers. None: the embedded queue."""
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "carillon"
+    """Of all topics, and the name of the consumer group."""
+    instance: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = socket.gethostname()
+    """This gateway's own name in the group, the same after a restart: its partitions wait for it meanwhile."""
+    partitions: Annotated[int, Field(gt=0, le=10_000)] = 12
+    """Of each topic, as `carillon topics create` makes them: at most so many gateways share the work."""
+    replication: Annotated[int, Field(gt=0)] = 3
+    min_insync: Annotated[int, Field(gt=0)] = 2
+    """Replicas that have a record before it counts as stored."""
+    retention: Seconds = 7 * 86400.0
+    """How long records are kept, read or not."""
+    session_timeout: Annotated[Seconds, Field(ge=6)] = 45.0
+    """How long a gateway may be silent before others take over its partitions. 1.5 times `queue.lease_seconds`, at
+    least."""
+    handover: Annotated[Seconds, Field(ge=1)] = 20.0
+    """How long a change of the group waits for what is on the wire."""
+    timeout: Seconds = 10.0
+    """How long a caller waits for a record to be stored before it gets 503."""
+    receipts: Literal["batch", "delivery"] = "batch"
+    """One event for each batch, or for each delivery: the first costs a tenth."""
+    security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    ca_file: Path | None = None
+    """Authorities to trust instead of the system's."""
+    certificate_file: Path | None = None
+    """For brokers that ask for a client's certificate."""
+    key_file: Path | None = None
+
+
 class Dispatch(Section):
     """`[dispatch]`: how notifications are tried."""
 
@@ -199,6 +244,8 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     http: Http = Http()
     queue: Queue = Queue()
+    redis: Redis = Redis()
+    kafka: Kafka = Kafka()
     dispatch: Dispatch = Dispatch()
     observe: Observe = Observe()
     credentials: Credentials = Credentials()

@@ -120,6 +120,7 @@ class Dispatcher:
         self._cancel_cursor = 0
         self._work = asyncio.Event()
         self._draining = False
+        self._recalled = False
         self._codes_wait = True
         """Whether the last lease may have left transactional batches of any route."""
         self._passed_over: Container[Route] = ()
@@ -133,12 +134,24 @@ class Dispatcher:
         self._codes_wait = True
         self._work.set()
 
+    def recall(self) -> None:
+        self._recalled = True
+        for sender in self._senders.values():
+            sender.stopped = True
+        self._give_back_unsent()
+
+    def go_on(self) -> None:
+        self._recalled = False
+        for sender in self._senders.values():
+            sender.stopped = self._draining
+        self.wake()
+
     def wants(self, job: Job, batches: Sequence[NewBatch]) -> bool:
         """Transactional jobs do, unless others wait before them: a lease of its own would double what one costs."""
         now = self._loop.time()
         return (
             job.lane is Lane.TRANSACTIONAL
-            and not (self._draining or self._unstored or self._codes_wait)
+            and not (self._stopping() or self._unstored or self._codes_wait)
             and self._spare(job.app, self._codes_in_hand()) >= sum(load(batch.count) for batch in batches)
             and all(self._goes_out(batch.route, now) for batch in batches)
         )
@@ -269,7 +282,7 @@ class Dispatcher:
         self._spawn(self._defer(lease, [], 0.0))
 
     def _stopping(self) -> bool:
-        return self._draining
+        return self._draining or self._recalled
 
     def _room(self) -> Room:
         now = self._loop.time()
@@ -357,7 +370,7 @@ class Dispatcher:
             jitter=self._jitter,
             clock=self._queue.time,
         )
-        sender.stopped = self._draining
+        sender.stopped = self._stopping()
         sender.pool = self._pool(sender, signing, sender)
         self._set_exit(sender)
         self._set_quarantine(sender)
@@ -573,6 +586,9 @@ class Dispatcher:
 
     def _look_after(self, sender: Sender, now: float) -> None:
         """Put off what waits for long, report holds, close what is idle."""
+        if self._recalled:
+            for flight in [flight for flight in sender.flights if not flight.on_wire]:
+                self._give_back(sender, flight, 0.0)
         for flight, wait in sender.deferrable(now):
             self._give_back(sender, flight, wait)
         hold = self._hold(sender, now)

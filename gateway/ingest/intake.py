@@ -21,7 +21,7 @@ from gateway.ingest.memory import Memory, Share
 from gateway.ingest.problem import Refused, invalid, suggestion
 from gateway.ingest.recipients import Refusals, decode_array, decode_lines, too_long
 from gateway.ingest.submission import JobDocument, JobLine
-from gateway.model import Job, Lane
+from gateway.model import Job, Lane, derived_batch_id
 from gateway.queue.base import Idempotency, NewBatch, Queue, Replay, Twin
 from providers.base import Problem, Provider, ProviderSettings
 
@@ -58,6 +58,15 @@ class Answer(NamedTuple):
     """Recipients that became deliveries by this request."""
 
 
+class Origin(NamedTuple):
+    """A place that a job comes from, and would come from again if what became of it were lost."""
+
+    job_id: str
+    """The same each time: what is stored twice has the same ids."""
+    at: float
+    """UNIX seconds at which it was put there."""
+
+
 class Intake:
     """Takes jobs in."""
 
@@ -84,8 +93,10 @@ class Intake:
         """Room for one more upload, see `Memory.upload`."""
         return self._memory.upload()
 
-    async def document(self, body: Body, share: Share, key: str | None, caller: Principal) -> Answer:
-        """A job as one JSON document.
+    async def document(
+        self, body: Body, share: Share, key: str | None, caller: Principal, origin: Origin | None = None
+    ) -> Answer:
+        """A job as one JSON document; `origin` if it may come once more from the same place.
 
         Raises:
             Refused: whatever is wrong with it.
@@ -95,11 +106,13 @@ class Intake:
         document = submission.read(text, JobDocument)
         if len(text) - len(memoryview(document.recipients)) > self._limits.line:
             raise Refused(413, f"A job without its recipients has at most {self._limits.line:,} bytes.")
-        job, problems = self._job(document, caller)
+        job, problems = self._job(document, caller, origin)
         idempotency = _idempotency(job.app, key, body.fingerprint)
         try:
             splitter = self._splitter(job, problems)
             batches = await self._split(_array(document.recipients), splitter)
+            if origin is not None:
+                batches = [_derived(batch, job.id, number) for number, batch in enumerate(batches)]
             answer = self._answer(job, splitter)
         except Refused:
             if idempotency is None:
@@ -158,14 +171,16 @@ class Intake:
         task.add_done_callback(self._abandoning.discard)
         await asyncio.shield(task)
 
-    def _job(self, line: JobLine, caller: Principal) -> tuple[Job, list[Problem]]:
+    def _job(self, line: JobLine, caller: Principal, origin: Origin | None = None) -> tuple[Job, list[Problem]]:
         """The job, of an app of its caller's, and what is wrong with it by itself.
 
         Raises:
             Refused: 422, the app cannot be one of its caller's.
         """
         app = caller.full(line.app)
-        job, problems = submission.job(line, app, time.time())
+        job, problems = submission.job(line, app, time.time() if origin is None else origin.at)
+        if origin is not None:
+            job = msgspec.structs.replace(job, id=origin.job_id)
         if app not in self._apps:
             known = [caller.shown(each) for each in self._apps if caller.sees(each)]
             problems.append(Problem("/app", f"is not configured; {suggestion(line.app, known)}"))
@@ -240,6 +255,10 @@ def _replay(former: Replay, fingerprint: bytes) -> Answer:
     if former.fingerprint != fingerprint:
         raise Refused(422, _OTHER_BODY)
     return Answer(former.job_id, former.answer, replayed=True)
+
+
+def _derived(batch: NewBatch, job_id: str, number: int) -> NewBatch:
+    return msgspec.structs.replace(batch, id=derived_batch_id(job_id, number))
 
 
 def _array(text: msgspec.Raw) -> bytes:

@@ -54,6 +54,18 @@ class Refused(Exception):
             refused_count=refused_count,
         )
 
+    @property
+    def status(self) -> int:
+        return self._document.status
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong, and where, without anything of what was sent."""
+        document = self._document
+        faults = [f"{fault.pointer}: {fault.detail}" for fault in document.errors]
+        faults += [f"recipient {each.index}: {each.reason}" for each in document.refused[:1]]
+        return "; ".join([document.detail, *faults])
+
     def response(self) -> web.Response:
         body = msgspec.json.encode(self._document)
         status = self._document.status

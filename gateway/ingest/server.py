@@ -27,6 +27,7 @@ from gateway.ingest.media import JSON, NDJSON, content_type
 from gateway.ingest.overload import Overload, unstored
 from gateway.ingest.parking import Mask, Parking
 from gateway.ingest.problem import Refused
+from gateway.ingest.records import Exits, JobRecords
 from gateway.queue.base import Queue, QueueError
 from providers.base import Provider
 
@@ -95,6 +96,10 @@ class Ingest:
         self._limits = limits
         self._overload = Overload(limits.free)
         self.door = Door()
+
+    def records(self, exits: Exits) -> JobRecords:
+        """Takes jobs that come as records of Kafka."""
+        return JobRecords(self._intake, self._limits, exits)
 
     def routes(self) -> list[Guarded]:
         """All of `/v1`, and the description of it."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import accumulate
 from pathlib import Path
@@ -226,11 +226,35 @@ WORKERS = Family(
     "computed in the answer",
 )  # fmt: skip
 
+KAFKA_LAG = Family(
+    "carillon_kafka_lag_records", "gauge", ("topic",),
+    "Records of this gateway's partitions that it has not read yet. Not the group's whole lag: add up all gateways'. "
+    "0 with the embedded queue.",
+    "the worker that speaks for the gateway, once a second",
+)  # fmt: skip
+KAFKA_REBALANCES = Family(
+    "carillon_kafka_rebalances", "counter", (),
+    "Changes of the group in which this gateway was assigned partitions: its own start and everybody's coming and "
+    "going. Sending stands still for a moment with each.",
+    "the worker that speaks for the gateway",
+)  # fmt: skip
+KAFKA_PARTITIONS = Family(
+    "carillon_kafka_partitions", "gauge", (),
+    "Partitions of the work that this gateway has, over all topics.",
+    "the worker that speaks for the gateway, at each change of the group",
+)  # fmt: skip
+KAFKA_DEAD_LETTERS = Family(
+    "carillon_kafka_dead_letters", "counter", (),
+    "Records that were no job and went to the topic of dead letters. An operator has to look: `carillon dlq list`.",
+    "the worker that speaks for the gateway",
+)  # fmt: skip
+KAFKA_TOPICS = ("jobs", "transactional", "promotional")
+"""What the group consumes."""
 FAMILIES = (
     HTTP, HTTP_SECONDS, RECIPIENTS, OUTCOMES, RECEIPTS, RETRIES, LATENCY, IN_FLIGHT, CONNECTIONS, HANDSHAKES,
     INVALID_TOKENS, ROUTES_STOPPED, RETRY_BUDGET, RETRIES_HELD_BACK, RATE_LIMIT, QUEUE_BATCHES, QUEUE_DELIVERIES,
     QUEUE_LIMIT, QUEUE_AGE, PARKED, CREDENTIAL_EXPIRES, CREDENTIAL_BROKEN, CRASHES, FAILURES, DEAD_LETTERED, CLOCK_SKEW,
-    LOOP_LAG, TASKS, RESTARTS, READY, WORKERS,
+    LOOP_LAG, TASKS, RESTARTS, READY, WORKERS, KAFKA_LAG, KAFKA_REBALANCES, KAFKA_PARTITIONS, KAFKA_DEAD_LETTERS,
 )  # fmt: skip
 """Counters are exposed with `_total` after their name, as Prometheus wants it."""
 
@@ -508,6 +532,10 @@ class Metrics:
                     self._lanes[app, provider, lane] = LaneMetrics(store, app, provider, lane)
         self._depth = {f: store.gauge(f) for f in (QUEUE_BATCHES, QUEUE_DELIVERIES, QUEUE_AGE)}
         self._limit = store.gauge(QUEUE_LIMIT)
+        self._lags = {topic: store.gauge(KAFKA_LAG, topic) for topic in KAFKA_TOPICS}
+        self._rebalances = store.counter(KAFKA_REBALANCES)
+        self._partitions = store.gauge(KAFKA_PARTITIONS)
+        self._dead_letters = store.counter(KAFKA_DEAD_LETTERS)
         self._parked = store.gauge(PARKED)
         self._crashes = store.counter(CRASHES)
         self._restarts = store.counter(RESTARTS)
@@ -542,6 +570,20 @@ class Metrics:
     def queue_limit(self, deliveries: int) -> None:
         """Beyond so many deliveries new jobs are refused."""
         self._limit.set(deliveries)
+
+    def rebalanced(self, partitions: int) -> None:
+        """The group changed, and so many partitions are ours."""
+        self._rebalances.inc(1)
+        self._partitions.set(partitions)
+
+    def lag(self, records: Mapping[str, int]) -> None:
+        """Records that are not read yet, by what kind of topic it is (`KAFKA_TOPICS`)."""
+        for topic, gauge in self._lags.items():
+            gauge.set(records.get(topic, 0))
+
+    def dead_letter(self) -> None:
+        """A record was put aside."""
+        self._dead_letters.inc(1)
 
     def parked(self, batches: int) -> None:
         """So many batches are parked, right before `render`."""

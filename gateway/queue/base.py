@@ -49,7 +49,7 @@ class NewBatch(msgspec.Struct, frozen=True):
     """Recipients of one job on one route, as ingest hands them over."""
 
     id: bytes
-    """16 bytes, `model.new_batch_id`."""
+    """16 bytes, `model.new_batch_id`. A queue may use bytes 12 and 13 to say where it keeps the batch."""
     route: Route
     count: int
     recipients: bytes
@@ -174,6 +174,13 @@ class Taker(Protocol):
 
     def wake(self) -> None:
         """Something new can be leased."""
+
+    def recall(self) -> None:
+        """Nothing can be leased until `go_on`: give back what is in hand as soon as what is on the wire was answered,
+        and send nothing more of it."""
+
+    def go_on(self) -> None:
+        """The end of a recall."""
 
 
 class Queue(Protocol):

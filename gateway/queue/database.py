@@ -22,8 +22,10 @@ T = TypeVar("T")
 class Database:
     """Operations in, durable results out. Reads have a connection of their own and never wait for a commit."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        """Without `durable` a commit outlives the process and not a power cut."""
         self.path = path
+        self._durable = durable
         self._writer: Writer | None = None
         self._reader: apsw.Connection | None = None
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="queue-reader")
@@ -41,6 +43,8 @@ class Database:
         with ExitStack() as undo:
             writing = schema.connect(self.path)
             undo.callback(writing.close)
+            if not self._durable:
+                writing.execute("PRAGMA synchronous = OFF")
             reading = schema.connect(self.path)
             undo.callback(reading.close)
             try:

@@ -307,9 +307,15 @@ def _end(db: apsw.Connection, batch: Batch, now: float) -> None:
         "UPDATE jobs SET open_batches = open_batches - 1, finished = iif(open_batches = 1, ?, NULL) WHERE number = ?",
         (now, batch.job),
     )
-    if batch.ordered and first(db, "SELECT 1 FROM jobs WHERE number = ? AND open_batches = 0", (batch.job,)):
-        step_out(db, batch.job)
+    if batch.ordered:
+        settle_job(db, batch.job)
     db.execute("UPDATE stored SET batches = batches - 1, deliveries = deliveries - ?", (batch.size,))
+
+
+def settle_job(db: apsw.Connection, job: int) -> None:
+    """Let the next of a job's ordering key go if nothing of it is left."""
+    if first(db, "SELECT 1 FROM jobs WHERE number = ? AND open_batches = 0", (job,)):
+        step_out(db, job)
 
 
 def give_back(db: apsw.Connection, batch: Batch, columns: Columns, until: float | None, now: float) -> None:
@@ -327,6 +333,16 @@ def give_back(db: apsw.Connection, batch: Batch, columns: Columns, until: float 
         "UPDATE batches SET state = ?, due = ?, owner = NULL, lease_until = NULL WHERE sequence = ?",
         (BatchState.READY if until is None else BatchState.DEFERRED, until, batch.sequence),
     )
+
+
+def take_over(db: apsw.Connection, batch: Batch, columns: Columns, now: float) -> None:
+    """Store the progress of a former holder of another machine for a batch that waits here. It ends here if nothing
+    of it is left, or its job is cancelled; otherwise it waits as it did."""
+    if batch.cancelled:
+        columns = column.given_up(columns, State.CANCELLED, "", column.CANCELLED_AFTER_SENDING, batch.elapsed(now))
+    _save(db, batch, columns)
+    if column.is_terminal(columns.states):
+        _end(db, batch, now)
 
 
 def give_up(db: apsw.Connection, batch: Batch, columns: Columns, now: float) -> None:
@@ -391,6 +407,11 @@ def release_untouched(db: apsw.Connection, entries: Iterable[Entry], now: float)
     """Give back leases that their holder never saw."""
     for entry in entries:
         _release(db, entry, Trace(True, {}), now, None)
+
+
+def release(db: apsw.Connection, entry: Entry, trace: Trace, now: float) -> None:
+    """Give back what its holder has to give up."""
+    _release(db, entry, trace, now, None)
 
 
 def release_orphans(db: apsw.Connection, living: Container[str], now: float) -> None:

@@ -86,6 +86,7 @@ class SqliteQueue:
         on_crash: told how many batches are blamed for a holder's death.
         on_unreadable: told of each batch that cannot be read, whenever it is tried.
         keep_answers: seconds for which an idempotency key is remembered.
+        durable: see `Database`.
         uptime: seconds since the machine started.
     """
 
@@ -101,11 +102,12 @@ class SqliteQueue:
         on_crash: Callable[[int], None] = lambda batches: None,
         on_unreadable: Callable[[Unreadable], None] = lambda found: None,
         keep_answers: float = 86_400.0,
+        durable: bool = True,
         uptime: Callable[[], float] = clock.uptime,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", owner):
             raise ValueError("a queue's owner is 1 to 100 letters, digits, dots, hyphens or underscores")
-        self.database = Database(Path(path))
+        self.database = Database(Path(path), durable=durable)
         # A life's own name: a successor with the same owner must not be taken for the one that died.
         self.owner = f"{owner}.{secrets.token_hex(4)}"
         self._lease_seconds = lease_seconds
@@ -217,6 +219,33 @@ class SqliteQueue:
         stored = await asyncio.shield(future)  # even if its caller is gone, what was leased has its holder
         return None if isinstance(stored, list) else stored
 
+    async def admit(self, job: Job, batches: Sequence[NewBatch], *, offered: bool) -> frozenset[bytes]:
+        """Take in batches of a job that another store keeps as well; more of the same job may come.
+
+        Args:
+            offered: whether they may be handed over.
+
+        Returns:
+            Ids of the batches that were here already: they were left alone.
+        """
+        slots = self._slots_for(job, batches) if offered else []
+        until = self.time() + self._lease_seconds
+        holder = Holder(self.owner, until) if slots else None
+        admitting = self.database.write(lambda db: uploads.admit(db, job, batches, holder))
+        admitting.add_done_callback(partial(self._admitted, job, batches, slots, until))
+        return (await asyncio.shield(admitting)).known
+
+    def _admitted(
+        self,
+        job: Job,
+        batches: Sequence[NewBatch],
+        slots: list[int],
+        until: float,
+        future: asyncio.Future[uploads.Admitted],
+    ) -> None:
+        handed = [] if future.cancelled() or future.exception() is not None else future.result().handed
+        self._hand_over(job, batches, slots, until, handed)
+
     def _slots_for(self, job: Job, batches: Sequence[NewBatch]) -> list[int]:
         """Places in the flight recorder for all the batches of a job that can be leased at once; else none."""
         recorder = self._recording()
@@ -234,11 +263,18 @@ class SqliteQueue:
         future: asyncio.Future[Replay | Twin | list[int]],
     ) -> None:
         stored = None if future.cancelled() or future.exception() is not None else future.result()
+        if isinstance(stored, list):
+            self._hand_over(job, batches, slots, until, stored)
+        elif self._recorder is not None:
+            self._recorder.unreserve(slots)
+
+    def _hand_over(
+        self, job: Job, batches: Sequence[NewBatch], slots: list[int], until: float, stored: list[int]
+    ) -> None:
+        """Give the taker what was leased as it was stored, or tell it that there is something to lease."""
         if self._recorder is None or self._taker is None:
             return
-        if not isinstance(stored, list):
-            self._recorder.unreserve(slots)
-        elif not stored:
+        if not stored:
             self._recorder.unreserve(slots)
             self._taker.wake()
         else:
@@ -284,7 +320,7 @@ class SqliteQueue:
         if self.database.failing:
             db.execute("UPDATE machine SET probes = probes + 1")  # a lease of nothing would not touch the disk
         clock, deaths = self.time(), Deaths(self._max_crashes, now)
-        blamed = leases.release_expired(db, deaths, clock, self.owner, self._trace_of, counted=self._awake())
+        blamed = leases.release_expired(db, deaths, clock, self.owner, self.trace_of, counted=self._awake())
         leases.ripen(db, clock, now)
         until, last_chance = clock + self._lease_seconds, self._max_crashes - 1
         suspected = self._suspect is not None
@@ -495,7 +531,8 @@ class SqliteQueue:
     def _owner_of(self, recorder: Path) -> str:
         return recorder.name.removeprefix(f"{self.database.path.name}-flight-")
 
-    def _trace_of(self, owner: str) -> Trace:
+    def trace_of(self, owner: str) -> Trace:
+        """What another holder's recorder tells."""
         path = self._recorder_path(owner)
         with flight.locked_if_dead(path) as dead:
             return flight.read(path, dead=dead)

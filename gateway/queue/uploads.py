@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence, Sized
 from typing import NamedTuple
 
@@ -76,6 +77,57 @@ def submit(
     held = holder if state is BatchState.READY else None
     sequences = [_insert(db, upload, batch, state, held) for batch in batches]
     return sequences if held is not None else []
+
+
+class Admitted(NamedTuple):
+    """What became of batches that another store keeps as well."""
+
+    handed: list[int]
+    """Numbers of the batches that the holder has by now: all of them, or none."""
+    known: frozenset[bytes]
+    """Ids of those that were here already, at work or done."""
+
+
+def admit(db: apsw.Connection, job: Job, batches: Sequence[NewBatch], holder: Holder | None) -> Admitted:
+    """Take in batches that are visible, of a job that may have others here. Those that are known are left alone."""
+    known = frozenset(batch.id for batch in batches if first(db, "SELECT 1 FROM batches WHERE id = ?", (batch.id,)))
+    fresh = [batch for batch in batches if batch.id not in known]
+    row = first(db, "SELECT number, state FROM jobs WHERE id = ?", (job.id,))
+    if not fresh and (known or row is not None):
+        return Admitted([], known)
+    _count_in(db, fresh, sys.maxsize)
+    scheduled = _due(job) > job.created_at
+    if row is None:
+        number = _insert_job(db, job, JobState.READY, None, fresh)
+        state = _first_state(db, number, job.app, job.ordering_key, scheduled, fresh)
+    else:
+        number, job_state = row
+        state = _later_state(db, number, job, job_state, scheduled)
+        db.execute(
+            "UPDATE jobs SET deliveries = deliveries + ?, open_batches = open_batches + ?, finished = NULL "
+            "WHERE number = ?",
+            (sum(batch.count for batch in fresh), len(fresh), number),
+        )
+    upload = _Upload(number, job.lane, _due(job), scheduled, job.app, job.ordering_key)
+    held = holder if state is BatchState.READY and not known else None
+    sequences = [_insert(db, upload, batch, state, held) for batch in fresh]
+    return Admitted(sequences if held is not None else [], known)
+
+
+def _later_state(db: apsw.Connection, number: int, job: Job, job_state: int, scheduled: bool) -> BatchState:
+    """The state in which more batches of a job become visible that is visible itself."""
+    if job_state != JobState.READY:
+        return BatchState.CANCELLING
+    if job.ordering_key is not None:
+        line = first(
+            db, "SELECT job FROM lines WHERE app = ? AND key = ? ORDER BY number LIMIT 1", (job.app, job.ordering_key)
+        )
+        if line is None or line[0] != number:
+            if line is None or first(db, "SELECT 1 FROM lines WHERE job = ?", (number,)) is None:
+                line_up(db, number, job.app, job.ordering_key)
+            if line is not None:
+                return BatchState.BEHIND
+    return BatchState.SCHEDULED if scheduled else BatchState.READY
 
 
 def _due(job: Job) -> float:

@@ -6,7 +6,8 @@ the loss of a machine in two at most; the first with its id counts.
 `carillon.receipts` tells of many deliveries of one batch, as columns: those at the same place of `recipients` and
 `milliseconds` are one delivery. Its id is `delivery` plus its index (of `indexes`, or its place where there are none)
 as four hex digits, its state is `state` unless `exceptions` says otherwise of its place. `carillon.receipt` tells of
-one delivery, and `carillon.token.invalid` of a target that is dead.
+one delivery, `carillon.token.invalid` of a target that is dead, and `carillon.job.accepted` of a job that came from a
+topic: what is the answer to a job over HTTP.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from gateway.receipts.states import WORDS, InvalidToken, Receipt
 RECEIPTS = "carillon.receipts"
 RECEIPT = "carillon.receipt"
 INVALID_TOKEN = "carillon.token.invalid"
+JOB_ACCEPTED = "carillon.job.accepted"
 
 JSON = "application/json"
 
@@ -166,6 +168,16 @@ def invalid_token_event(app: str, token: InvalidToken) -> Event:
     named = f"{app}\n{token.provider}\n{token.key}\n{token.since!r}".encode()
     digest = hashlib.blake2b(named, digest_size=16).hexdigest()
     return Event(digest, _source(app), INVALID_TOKEN, token.provider, _instant(token.since), _encode(token))
+
+
+def accepted_event(job_id: str, origin: str, at: float, answer: bytes) -> Event:
+    """A job that came from a topic was taken: its id, and who of its recipients was refused, as said over HTTP.
+
+    Args:
+        origin: `topic/partition/offset` of its record.
+        at: UNIX seconds at which that was written.
+    """
+    return Event(job_id, f"/carillon/topics/{origin}", JOB_ACCEPTED, job_id, _instant(at), answer)
 
 
 def kafka_headers(event: Event) -> list[tuple[str, bytes]]:

@@ -1,0 +1,446 @@
+"""`Queue` over many machines: what is put goes to Kafka, what is leased comes from the machine's mirror.
+
+A worker writes jobs and progress itself; one worker of the machine also mirrors (`mirror`). Idempotency, cancellations
+and dead targets are the shared state's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, count
+
+import msgspec
+import structlog
+
+from gateway.kafka import store
+from gateway.kafka.cluster import Cluster
+from gateway.kafka.mirror import Jobs, Meter, Mirror
+from gateway.kafka.outgoing import Outgoing
+from gateway.kafka.producer import Producer, Record
+from gateway.kafka.records import (
+    RECORD_BYTES,
+    VERSION,
+    Seal,
+    Work,
+    encode,
+    fitting,
+    partition_for,
+    partition_of,
+    placed,
+    size,
+    works,
+)
+from gateway.kafka.seals import Seals
+from gateway.kafka.spool import Spool
+from gateway.kafka.topics import Topics
+from gateway.model import Job, Route, derived_batch_id
+from gateway.queue.base import (
+    DeadTarget,
+    Depth,
+    Idempotency,
+    Lease,
+    NewBatch,
+    Parked,
+    ParkedBatch,
+    QueueError,
+    QueueFull,
+    Replay,
+    Room,
+    Sees,
+    Taker,
+    Twin,
+    sees_all,
+)
+from gateway.queue.columns import Columns
+from gateway.queue.sqlite import SqliteQueue
+from gateway.settings import Kafka
+from gateway.shared.base import Orphan, SharedState, SharedUnavailable
+
+FOLLOW_INTERVAL = 0.1
+"""Seconds between looks at what the machine's other workers say of the group."""
+
+SPEAKER_INTERVAL = 0.5
+"""Seconds between tries to speak for the machine: as long as it is mute after its speaker died."""
+
+CANCELLATIONS_INTERVAL = 0.5
+IN_FLIGHT_BYTES = 16 << 20
+"""Of an upload's records that are on their way to the brokers."""
+
+SPLIT_FROM = 1 << 32
+"""Numbers of the ids of batches that did not fit into a record: not those that ingest gives."""
+
+CANCELLED_KEPT = 7 * 86_400.0
+
+_JOB_ID = re.compile(r"job_[0-9a-f]{32}")
+
+log = structlog.get_logger()
+
+
+class KafkaQueue:
+    """`base.Queue` on Kafka.
+
+    Args:
+        settings: how to reach it.
+        local: what of it is in hand, not open yet; all workers of the machine have it in common.
+        shared: what machines share at speed, open.
+        meter: where the group's counts go.
+        high_water: most deliveries that may be stored and not complete, as far as this machine knows.
+    """
+
+    def __init__(
+        self, settings: Kafka, local: SqliteQueue, *, shared: SharedState, meter: Meter, high_water: int = 10_000_000
+    ) -> None:
+        self._settings = settings
+        self.local = local
+        self.database = local.database
+        self.shared = shared
+        self._path = local.database.path
+        self._high_water = high_water
+        self.topics = Topics.of(settings.prefix)
+        self._cluster = Cluster(settings)
+        self._meter = meter
+        self._spools: dict[str, Spool] = {}
+        self._taker: Taker | None = None
+        self._jobs: Jobs | None = None
+        self._alive_until = float("-inf")
+        self._leaving = True
+        self._cancelled: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.mirror: Mirror | None = None
+        """If this process speaks for the machine."""
+
+    # --- being there
+
+    async def open(self) -> None:
+        store.forget_other_start(self._path)
+        await self.local.open()
+        await self.database.write(store.prepare)
+        self._producer = Producer(self._cluster, self._settings.timeout)
+        self.outgoing = Outgoing(self.topics, self._producer, self.local, self._settings.receipts)
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(each) for each in (self._speak(), self._follow(), self._follow_cancellations())]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for spool in self._spools.values():
+            spool.close()
+        await self._producer.close()
+        await self.local.close()
+
+    def hand_to(self, taker: Taker) -> None:
+        self._taker = taker
+        self.local.hand_to(taker)
+
+    def take_jobs(self, jobs: Jobs) -> None:
+        """Records of the topic of jobs go there."""
+        self._jobs = jobs
+        if self.mirror is not None:
+            self.mirror.take_jobs(jobs)
+
+    async def _speak(self) -> None:
+        """Speak for the machine once nobody else does."""
+        while True:
+            with store.only_speaker(self._path) as alone:
+                if alone:
+                    seals = Seals(self._cluster, self.topics)
+                    mirror = self.mirror = self._mirror(seals)
+                    if self._jobs is not None:
+                        mirror.take_jobs(self._jobs)
+                    try:
+                        await asyncio.gather(mirror.run(), _again(seals.run))
+                    finally:
+                        self.mirror = None
+            await asyncio.sleep(SPEAKER_INTERVAL)
+
+    def _mirror(self, seals: Seals) -> Mirror:
+        return Mirror(
+            self._cluster,
+            self.topics,
+            self.local,
+            self.outgoing,
+            seals,
+            session=self._settings.session_timeout,
+            handover=self._settings.handover,
+            cancelled=self._cancelled.__contains__,
+            meter=self._meter,
+        )
+
+    async def _follow(self) -> None:
+        """Learn from the speaker whether the partitions are ours."""
+        while True:
+            member = await self.database.read(store.member)
+            self._alive_until = member.alive_until
+            leaving = member.leaving or member.generation < 0
+            if leaving != self._leaving:
+                self._leaving = leaving
+                if self._taker is not None:
+                    (self._taker.recall if leaving else self._taker.go_on)()
+            await asyncio.sleep(FOLLOW_INTERVAL)
+
+    @property
+    def belongs(self) -> bool:
+        """Whether this machine has its part of the partitions, and may work on it."""
+        return not self._leaving and self._alive_until > self.time()
+
+    def time(self) -> float:
+        return self.local.time()
+
+    # --- what comes in
+
+    async def begin(self, job: Job, idempotency: Idempotency | None) -> Replay | Twin | None:
+        former = None if idempotency is None else await self._begin_key(job, idempotency)
+        if former is None:
+            self._spools[job.id] = Spool(self._path.parent, job, idempotency)
+        return former
+
+    async def _begin_key(self, job: Job, idempotency: Idempotency) -> Replay | Twin | None:
+        former = await self.shared.begin(job.id, idempotency)
+        if isinstance(former, Orphan):
+            await self.shared.release(former.job_id, idempotency.key)
+            former = await self.shared.begin(job.id, idempotency)
+        return Twin.IN_FLIGHT if isinstance(former, Orphan) else former
+
+    async def put(self, job_id: str, batches: Sequence[NewBatch]) -> None:
+        spool = self._spool(job_id)
+        await self._make_room(batches)
+        spool.put(batches)
+
+    def _spool(self, job_id: str) -> Spool:
+        spool = self._spools.get(job_id)
+        if spool is None:
+            raise QueueError(f"{job_id} is not being uploaded by this process: begin it again")
+        return spool
+
+    async def _make_room(self, batches: Sequence[NewBatch]) -> None:
+        deliveries = sum(batch.count for batch in batches)
+        stored = (await self.depth()).deliveries
+        if stored + deliveries > self._high_water:
+            raise QueueFull(
+                f"{stored} deliveries are queued and the limit is {self._high_water}: try again when some have been "
+                "sent"
+            )
+
+    async def seal(self, job_id: str, batches: Sequence[NewBatch], fingerprint: bytes, answer: bytes) -> None:
+        spool = self._spool(job_id)
+        await self.put(job_id, batches)
+        await self._store(spool.job, spool.read(), offered=False)
+        if spool.idempotency is not None:
+            await self._settle(spool.job, spool.idempotency._replace(fingerprint=fingerprint), answer)
+        self._spools.pop(job_id).close()
+
+    async def submit(
+        self, job: Job, idempotency: Idempotency | None, batches: Sequence[NewBatch], answer: bytes
+    ) -> Replay | Twin | None:
+        former = None if idempotency is None else await self._begin_key(job, idempotency)
+        if former is not None:
+            return former
+        try:
+            await self._make_room(batches)
+            await self._store(job, batches, offered=True)
+        except BaseException:
+            if idempotency is not None:
+                await asyncio.shield(self._release(job.id, idempotency.key))
+            raise
+        if idempotency is not None:
+            await self._settle(job, idempotency, answer)
+        return None
+
+    async def _settle(self, job: Job, idempotency: Idempotency, answer: bytes) -> None:
+        """The job is stored, whatever becomes of its key."""
+        try:
+            await self.shared.settle(job.id, idempotency, answer)
+        except QueueError as error:
+            log.warning("kafka.key_not_settled", reason=str(error))
+
+    async def _release(self, job_id: str, key: str) -> None:
+        with contextlib.suppress(SharedUnavailable):  # it is free after half a minute of silence
+            await self.shared.release(job_id, key)
+
+    async def abandon(self, job_id: str) -> None:
+        spool = self._spools.pop(job_id, None)
+        if spool is not None:
+            spool.close()
+            if spool.idempotency is not None:
+                await self._release(job_id, spool.idempotency.key)
+
+    async def _store(self, job: Job, batches: Iterable[NewBatch], *, offered: bool) -> None:
+        """Write a job's records, in groups that fit into memory, and their seal if there is more than one."""
+        encoded = encode(job)
+        topic, records = self.topics.batches(job.lane), 0
+        only: list[Work] = []
+        for group in _groups(self._placed(job, batches, len(encoded))):
+            found = works(encoded, group, offered=offered)
+            if records + len(found) == 1:
+                only = found
+            else:
+                await self._write(topic, [_unsealed(work) for work in (*only, *found)])
+                only = []
+            records += len(found)
+        if records == 1:
+            await self._write(topic, only)
+        elif records:
+            seal = Record(self.topics.seals, 0, job.id.encode(), encode(Seal(VERSION, records)))
+            await self._producer.store([seal])
+
+    def _placed(self, job: Job, batches: Iterable[NewBatch], job_size: int) -> Iterator[NewBatch]:
+        """The batches, each with its partition in its id; those of a small job together in one."""
+        partitions = self._settings.partitions
+        ids = (derived_batch_id(job.id, number) for number in count(SPLIT_FROM))
+        fits = fitting(batches, RECORD_BYTES - job_size, ids)
+        first = next(fits, None)
+        if first is None:
+            return
+        common, room = partition_for(job, first, partitions), RECORD_BYTES - job_size
+        for batch in chain([first], fits):
+            room -= size(batch)
+            partition = common if room >= 0 else partition_for(job, batch, partitions)
+            yield msgspec.structs.replace(batch, id=placed(batch.id, partition))
+
+    async def _write(self, topic: str, found: Sequence[Work]) -> None:
+        await self._producer.store(
+            [Record(topic, partition_of(work.batches[0].id), work.batches[0].id, encode(work)) for work in found]
+        )
+
+    # --- leases
+
+    async def lease(self, room: Room, now: float) -> list[Lease]:
+        if not self.belongs:
+            return []
+        leases = await self.local.lease(room, now)
+        # What is reported as unknown after a loss has to be known to be in hand before anything of it is sent.
+        marked = [each for each in leases if not each.job.resend_unknown]
+        try:
+            await self.outgoing.keep(
+                [(each.batch_id, Columns.of(each.progress), each.crashes) for each in marked], in_hand=True
+            )
+        except BaseException:
+            for each in leases:
+                await asyncio.shield(self.local.defer(each, 0.0, [], now))
+            raise
+        for each in leases:
+            each.until = min(each.until, self._alive_until)
+        return leases
+
+    async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
+        await self.local.checkpoint(lease, dead, now)
+        lease.until = min(lease.until, self._alive_until)
+        await self._share(lease.route, dead)
+
+    async def complete(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
+        await self.local.complete(lease, dead, now)
+        await self._share(lease.route, dead)
+
+    async def defer(self, lease: Lease, wait: float, dead: Sequence[DeadTarget], now: float) -> None:
+        await self.local.defer(lease, wait, dead, now)
+        await self._share(lease.route, dead)
+
+    async def fail(self, lease: Lease, wait: float, dead: Sequence[DeadTarget], now: float) -> None:
+        await self.local.fail(lease, wait, dead, now)
+        await self._share(lease.route, dead)
+
+    async def _share(self, route: Route, dead: Sequence[DeadTarget]) -> None:
+        """Tell the others. That it does not reach them all costs a request to a dead target."""
+        if dead:
+            with contextlib.suppress(SharedUnavailable):
+                await self.shared.add_dead(route, dead)
+
+    async def dead_targets(self, route: Route, keys: Sequence[bytes]) -> dict[bytes, DeadTarget]:
+        try:
+            return await self.shared.dead_targets(route, keys)
+        except SharedUnavailable:
+            return await self.local.dead_targets(route, keys)
+
+    # --- cancelling and upkeep
+
+    async def cancel(self, job_id: str, now: float) -> bool:
+        """Any job that is no upload: which exist, no machine knows."""
+        if not _JOB_ID.fullmatch(job_id) or job_id in self._spools:
+            return False
+        await self.shared.cancel(job_id, now + CANCELLED_KEPT)
+        self._cancelled.add(job_id)
+        await self.local.cancel(job_id, now)
+        return True
+
+    async def cancelled(self, after: int) -> tuple[int, list[str]]:
+        return await self.local.cancelled(after)
+
+    async def _follow_cancellations(self) -> None:
+        cursor = 0
+        while True:
+            try:
+                cursor, ids = await self.shared.cancelled(cursor)
+                self._cancelled.update(ids)
+                for job_id in ids:
+                    await self.local.cancel(job_id, time.time())
+            except QueueError:
+                ids = []
+            if not ids:
+                await asyncio.sleep(CANCELLATIONS_INTERVAL)
+
+    async def recover(self, now: float) -> None:
+        await self.local.recover(now)
+
+    async def maintain(self, now: float) -> None:
+        await self.local.maintain(now)
+
+    async def depth(self) -> Depth:
+        here = await self.local.depth()
+        spools = self._spools.values()
+        return here._replace(
+            batches=here.batches + sum(spool.batches for spool in spools),
+            deliveries=here.deliveries + sum(spool.deliveries for spool in spools),
+        )
+
+    async def backlog(self) -> dict[str, int]:
+        """As of `SqliteQueue`, of what is in hand here."""
+        return await self.local.backlog()
+
+    async def parked(self, after: int, limit: int, sees: Sees = sees_all) -> list[Parked]:
+        return await self.local.parked(after, limit, sees)
+
+    async def parked_count(self) -> int:
+        return await self.local.parked_count()
+
+    async def parked_batch(self, batch_id: bytes, sees: Sees = sees_all) -> ParkedBatch | None:
+        return await self.local.parked_batch(batch_id, sees)
+
+    async def replay(self, batch_id: bytes) -> bool:
+        return await self.local.replay(batch_id)
+
+    async def purge(self, batch_id: bytes, now: float) -> bool:
+        return await self.local.purge(batch_id, now)
+
+
+def _unsealed(work: Work) -> Work:
+    return msgspec.structs.replace(work, sealed=False, offered=False)
+
+
+def _groups(batches: Iterator[NewBatch]) -> Iterator[list[NewBatch]]:
+    """As much at a time as may be on its way."""
+    group: list[NewBatch] = []
+    left = IN_FLIGHT_BYTES
+    for batch in batches:
+        group.append(batch)
+        left -= size(batch)
+        if left < 0:
+            yield group
+            group, left = [], IN_FLIGHT_BYTES
+    if group:
+        yield group
+
+
+async def _again(run: Callable[[], object]) -> None:
+    """Run something anew whenever it fails."""
+    while True:
+        try:
+            await run()  # type: ignore[misc]
+        except Exception as error:
+            log.warning("kafka.reader_failed", reason=type(error).__name__)
+        await asyncio.sleep(1.0)

@@ -1,0 +1,298 @@
+"""The mirror: the embedded queue's file, holding what of this machine's partitions is in hand.
+
+It outlives the processes of the gateway and not the machine's start: Kafka keeps the work. Beside the queue's own
+tables there is one row that the workers share: who speaks for this machine in the group, and how far it got.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+
+from gateway.kafka.records import partition_of
+from gateway.queue import columns as column
+from gateway.queue import leases
+from gateway.queue.base import DeadTarget, QueueError
+from gateway.queue.clock import boot_id
+from gateway.queue.columns import Columns
+from gateway.queue.flight import Entry, Trace
+from gateway.queue.rows import every, first, only
+from gateway.queue.schema import BatchState
+from gateway.receipts.events import Ended
+
+_MEMBER = """
+CREATE TABLE IF NOT EXISTS member (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    generation INTEGER NOT NULL,
+    alive_until REAL NOT NULL,
+    leaving INTEGER NOT NULL,
+    published INTEGER NOT NULL,
+    told INTEGER NOT NULL
+) STRICT;
+INSERT OR IGNORE INTO member VALUES (1, -1, 0, 0, 0, 0);
+"""
+
+FEED_AT_ONCE = 64
+"""Rows of the feed that are published together: some milliseconds of the reader's thread."""
+
+
+class Member(NamedTuple):
+    """What the machine's workers share of its place in the group."""
+
+    generation: int
+    """Of the group, when the partitions were assigned that the batches here are of; -1 for none."""
+    alive_until: float
+    """Of the queue's clock: until then nobody else has these partitions."""
+    leaving: bool
+    """Whether the group changes right now: nothing is leased, and what is leased is to be given back."""
+    published: int
+    """Revision of the feed up to which the receipts are in Kafka."""
+    told: int
+    """Revision of the dead targets up to which they are in Kafka."""
+
+
+class Fresh(NamedTuple):
+    """A row of the feed."""
+
+    revision: int
+    ended: Ended
+    done: bool
+    """Whether nothing of its batch is left."""
+
+
+class Held(NamedTuple):
+    """A batch that is not done, as it stands here."""
+
+    sequence: int
+    batch_id: bytes
+    columns: Columns
+    """SENT where a delivery may be on its way."""
+    crashes: int
+    touched: bool
+    """Whether it was ever leased, or has progress."""
+
+
+def forget_other_start(path: Path) -> None:
+    """Remove the mirror that an earlier start of the machine left: a power cut may have damaged it.
+
+    Raises:
+        QueueError: its folder cannot be written.
+    """
+    mark = path.with_name(f"{path.name}-boot")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with mark.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # the machine's workers start at the same time
+            file.seek(0)
+            if (boot := boot_id()) and file.read() == boot:
+                return
+            for old in path.parent.glob(f"{path.name}*"):
+                if old != mark:
+                    old.unlink()
+            file.truncate(0)
+            file.write(boot)
+    except OSError as error:
+        raise QueueError(f"{path} cannot be prepared ({error.strerror}): see to its folder") from error
+
+
+@contextlib.contextmanager
+def only_speaker(path: Path) -> Iterator[bool]:
+    """Whether this process is the one of its machine that speaks with the group, for as long as the block runs."""
+    file = os.open(path.with_name(f"{path.name}-speaker"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(file)
+
+
+def prepare(db: apsw.Connection) -> None:
+    """Make the table of this module."""
+    db.execute(_MEMBER)
+
+
+def member(db: apsw.Connection) -> Member:
+    generation, alive_until, leaving, published, told = only(
+        db, "SELECT generation, alive_until, leaving, published, told FROM member"
+    )
+    return Member(generation, alive_until, bool(leaving), published, told)
+
+
+def joined(db: apsw.Connection, generation: int) -> None:
+    db.execute("UPDATE member SET generation = ?, leaving = 0", (generation,))
+
+
+def alive(db: apsw.Connection, until: float) -> None:
+    db.execute("UPDATE member SET alive_until = ?", (until,))
+
+
+def leave(db: apsw.Connection) -> None:
+    db.execute("UPDATE member SET leaving = 1")
+
+
+def published(db: apsw.Connection, revision: int) -> None:
+    db.execute("UPDATE member SET published = ?", (revision,))
+
+
+def told(db: apsw.Connection, revision: int) -> None:
+    db.execute("UPDATE member SET told = ?", (revision,))
+
+
+# --- what goes out
+
+
+def feed(db: apsw.Connection, after: int) -> list[Fresh]:
+    """Receipts since a revision, in the order of their writing."""
+    rows = db.execute(
+        "SELECT f.revision, f.indexes, b.id, b.state, j.id, j.created, t.app, t.provider, p.ids, r.states, r.notes, "
+        "r.milliseconds FROM feed f JOIN batches b ON b.sequence = f.sequence JOIN jobs j ON j.number = b.job "
+        "JOIN routes t ON t.number = b.route JOIN recipients p ON p.sequence = b.sequence "
+        "JOIN receipts r ON r.sequence = b.sequence WHERE f.revision > ? ORDER BY f.revision LIMIT ?",
+        (after, FEED_AT_ONCE),
+    )
+    return [
+        Fresh(
+            revision,
+            Ended(
+                batch_id,
+                job,
+                app,
+                provider,
+                created,
+                ids,
+                Columns(states, notes, milliseconds),
+                None if indexes is None else column.decode_indexes(indexes),
+            ),
+            state == BatchState.DONE,
+        )
+        for revision, indexes, batch_id, state, job, created, app, provider, ids, states, notes, milliseconds in rows
+    ]
+
+
+def unpublished(db: apsw.Connection, after: int) -> dict[bytes, int]:
+    """Receipts since a revision, counted by batch."""
+    counts: dict[bytes, int] = {}
+    sql = "SELECT b.id, f.indexes, b.count FROM feed f JOIN batches b USING (sequence) WHERE f.revision > ?"
+    for batch_id, indexes, count in db.execute(sql, (after,)):
+        counts[batch_id] = counts.get(batch_id, 0) + (count if indexes is None else len(indexes) // 2)
+    return counts
+
+
+class Verdict(NamedTuple):
+    """A dead target and whose it is."""
+
+    revision: int
+    app: str
+    provider: str
+    target: DeadTarget
+
+
+def verdicts(db: apsw.Connection, after: int) -> list[Verdict]:
+    """Dead targets since a revision."""
+    rows = every(
+        db,
+        "SELECT revision, app, provider, key, since, reason FROM dead_targets WHERE revision > ? "
+        "ORDER BY revision LIMIT 1000",
+        (after,),
+    )
+    return [
+        Verdict(revision, app, provider, DeadTarget(key, since, reason))
+        for revision, app, provider, key, since, reason in rows
+    ]
+
+
+# --- what is here
+
+
+def states_of(db: apsw.Connection, batch_ids: Sequence[bytes]) -> dict[bytes, tuple[int, bytes | None, int]]:
+    """Count of deliveries, states and state of batches that are here."""
+    sql = "SELECT count, r.states, state FROM batches LEFT JOIN receipts r USING (sequence) WHERE id = ?"
+    found = {batch_id: first(db, sql, (batch_id,)) for batch_id in batch_ids}
+    return {batch_id: (row[0], row[1], row[2]) for batch_id, row in found.items() if row is not None}
+
+
+def held(db: apsw.Connection, chosen: Callable[[int], bool]) -> list[Held]:
+    """What is not done of the partitions chosen."""
+    rows = db.execute(
+        "SELECT sequence, b.id, b.count, b.state, b.attempt, b.crashes, r.states, r.notes, r.milliseconds "
+        "FROM batches b LEFT JOIN receipts r USING (sequence) WHERE b.state != ?",
+        (BatchState.DONE,),
+    )
+    found = []
+    for sequence, batch_id, count, state, attempt, crashes, states, notes, milliseconds in rows:
+        if chosen(partition_of(batch_id)):
+            columns = Columns.fresh(count) if states is None else Columns(states, notes, milliseconds)
+            if state == BatchState.LEASED:
+                columns = columns._replace(states=column.pending_may_be_sent(columns.states))
+            found.append(Held(sequence, batch_id, columns, crashes, attempt > 0 or states is not None))
+    return found
+
+
+def drop(db: apsw.Connection, sequences: Sequence[int]) -> None:
+    """Forget batches that are others' by now. Whoever holds one learns it when it says something."""
+    for sequence in sequences:
+        job, count, state = only(db, "SELECT job, count, state FROM batches WHERE sequence = ?", (sequence,))
+        for table in ("work", "recipients", "receipts", "feed", "batches"):
+            db.execute(f"DELETE FROM {table} WHERE sequence = ?", (sequence,))
+        if state == BatchState.DONE:
+            continue
+        db.execute("UPDATE stored SET batches = batches - 1, deliveries = deliveries - ?", (count,))
+        db.execute(
+            "UPDATE jobs SET open_batches = open_batches - 1, deliveries = deliveries - ? WHERE number = ?",
+            (count, job),
+        )
+        leases.settle_job(db, job)
+
+
+def resume(db: apsw.Connection, batch_id: bytes, columns: Columns, crashes: int, now: float) -> None:
+    """Give a batch that was just admitted the progress it had elsewhere."""
+    row = first(db, "SELECT sequence FROM batches WHERE id = ?", (batch_id,))
+    batch = None if row is None else leases.batch_of(db, row[0], "b.state NOT IN (2, 3)", ())
+    if batch is None or len(columns.states) != batch.size:
+        return
+    # It was leased before: what is marked as SENT was interrupted there.
+    db.execute(
+        "UPDATE batches SET crashes = ?, attempt = max(attempt, 1) WHERE sequence = ?", (crashes, batch.sequence)
+    )
+    leases.take_over(db, batch, columns, now)
+
+
+def release_leased(
+    db: apsw.Connection, chosen: Callable[[int], bool], trace_of: Callable[[str], Trace], now: float
+) -> None:
+    """Give back, in the name of whoever has them, the leases of the partitions chosen."""
+    rows = every(db, "SELECT sequence, attempt, owner, id FROM batches WHERE state = 2")
+    traces: Mapping[str, Trace] = {owner: trace_of(owner) for _, _, owner, _ in rows}
+    for sequence, attempt, owner, batch_id in rows:
+        if chosen(partition_of(batch_id)):
+            leases.release(db, Entry(sequence, attempt), traces[owner], now)
+
+
+def leased(db: apsw.Connection) -> int:
+    """Batches that somebody holds."""
+    (count,) = only(db, "SELECT count(*) FROM batches WHERE state = 2")
+    return int(count)
+
+
+def work_of(db: apsw.Connection, batch_id: bytes) -> tuple[bytes, tuple[str, str, str], int, bytes, bytes] | None:
+    """A batch's job, route, count, recipients and columns, encoded as they are stored."""
+    row = first(
+        db,
+        "SELECT m.body, t.app, t.provider, t.origin, b.count, p.ids, w.columns FROM batches b "
+        "JOIN messages m USING (job) JOIN routes t ON t.number = b.route JOIN recipients p USING (sequence) "
+        "JOIN work w USING (sequence) WHERE b.id = ? AND b.state != 3",
+        (batch_id,),
+    )
+    if row is None:
+        return None
+    body, app, provider, origin, count, ids, columns = row
+    return bytes(body), (app, provider, origin), count, bytes(ids), bytes(columns)

@@ -1,0 +1,7 @@
+"""Queues on a real Kafka."""
+
+from __future__ import annotations
+
+from tests.kafka_broker import brokers
+
+__all__ = ["brokers"]
