@@ -5,17 +5,12 @@ It trusts its peer to keep to RFC 9113 where `h2_wire` would prove it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import hpack
 
 from . import frames
 from .header_reader import HeaderReader
 from .message import Headers, Request
-from .wire import Wire
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from .wire import Backend, Wire
 
 
 class _Incoming:
@@ -33,8 +28,8 @@ class _Incoming:
 class FrameWire(Wire):
     """HTTP/2 by hand."""
 
-    def __init__(self, engine: Engine, number: int) -> None:
-        super().__init__(engine, number)
+    def __init__(self, backend: Backend, number: int) -> None:
+        super().__init__(backend, number)
         self._buffer = b""
         self._greeted = False
         self._reader = HeaderReader()
@@ -49,7 +44,7 @@ class FrameWire(Wire):
         """What we allow a stream to send us."""
 
     def _begin(self) -> None:
-        limits = self.engine.limits
+        limits = self.backend.limits
         self._pending_limits.append(limits.streams)
         self._out.append(
             frames.settings(
@@ -87,7 +82,7 @@ class FrameWire(Wire):
             try:
                 self._frame(kind & 0xFF, flags, stream & frames.MAX_STREAM, data[payload:position])
             except (KeyError, IndexError, hpack.HPACKError):
-                self.engine.stats["protocol_errors"] += 1
+                self.backend.stats["protocol_errors"] += 1
                 self.goaway(0, frames.Code.PROTOCOL_ERROR)
                 return
         self._buffer = data[position:]
@@ -143,13 +138,13 @@ class FrameWire(Wire):
 
     def _refill(self, length: int) -> None:
         self._unrefilled += length
-        if self._unrefilled * 2 >= self.engine.limits.window:
+        if self._unrefilled * 2 >= self.backend.limits.window:
             self._out.append(frames.window_update(0, self._unrefilled))
             self._unrefilled = 0
 
     def _whole(self, stream: int) -> None:
         incoming = self._requests.pop(stream)
-        self.engine.requested(self, stream, Request.of(incoming.fields, incoming.body))
+        self.backend.requested(self, stream, Request.of(incoming.fields, incoming.body))
 
     def _received_window(self, stream: int, increment: int) -> None:
         if stream == 0:

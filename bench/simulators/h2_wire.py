@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import h2.config
 import h2.connection
 import h2.events
@@ -13,10 +11,7 @@ from h2.settings import SettingCodes
 
 from . import frames
 from .message import Headers, Request
-from .wire import Wire
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from .wire import Backend, Wire
 
 _CONFIG = h2.config.H2Configuration(client_side=False, header_encoding=None)
 
@@ -40,14 +35,14 @@ class _Connection(h2.connection.H2Connection):
 class H2Wire(Wire):
     """HTTP/2 by the library."""
 
-    def __init__(self, engine: Engine, number: int) -> None:
-        super().__init__(engine, number)
+    def __init__(self, backend: Backend, number: int) -> None:
+        super().__init__(backend, number)
         self._h2 = _Connection(_CONFIG)
         self._out = b""
         self._requests: dict[int, tuple[list[tuple[bytes, bytes]], bytearray]] = {}
 
     def _begin(self) -> None:
-        limits = self.engine.limits
+        limits = self.backend.limits
         self._h2.local_settings = h2.settings.Settings(
             client=False,
             initial_values={
@@ -67,7 +62,7 @@ class H2Wire(Wire):
         try:
             events = self._h2.receive_data(data)
         except h2.exceptions.ProtocolError:
-            self.engine.stats["protocol_errors"] += 1
+            self.backend.stats["protocol_errors"] += 1
             self._flush()  # holds the library's GOAWAY
             self._outbox.close()
             return
@@ -84,7 +79,7 @@ class H2Wire(Wire):
                 self._body(stream, data or b"", event.flow_controlled_length or 0)
             case h2.events.StreamEnded(stream_id=int(stream)):
                 if (request := self._requests.pop(stream, None)) is not None:
-                    self.engine.requested(self, stream, Request.of(request[0], bytes(request[1])))
+                    self.backend.requested(self, stream, Request.of(request[0], bytes(request[1])))
             case h2.events.StreamReset(stream_id=int(stream)):
                 self._requests.pop(stream, None)
                 self._closed(stream)

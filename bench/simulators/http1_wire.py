@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from .message import Headers, Request
-from .wire import Wire
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from .wire import Backend, Wire
 
 
 class Http1Wire(Wire):
     """HTTP/1.1 with bodies of known length. Each request gets an odd number for its stream."""
 
-    def __init__(self, engine: Engine, number: int) -> None:
-        super().__init__(engine, number)
+    def __init__(self, backend: Backend, number: int) -> None:
+        super().__init__(backend, number)
         self._buffer = b""
         self._out: list[bytes] = []
         self._next = 1
@@ -44,7 +40,7 @@ class Http1Wire(Wire):
         request = Request.of([(b":method", method), (b":path", path), *fields], rest[:length])
         stream, self._next = self._next, self._next + 2
         if self._admit(stream):
-            self.engine.requested(self, stream, request)
+            self.backend.requested(self, stream, request)
         return True
 
     def _closed(self, stream: int) -> None:

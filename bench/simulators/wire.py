@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import deque
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from collections import Counter, deque
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
-from .message import Answer, Headers
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from .message import Answer, Headers, Request
 
 
 class Limits(NamedTuple):
@@ -25,6 +22,27 @@ class Limits(NamedTuple):
     """What happens to a stream over the limit."""
     overrun_code: int = 7
     overrun_text: bytes = b""
+
+
+class Backend(Protocol):
+    """Who is behind the wires of a listener, and is told what comes in."""
+
+    limits: Limits
+    rtt: float
+    """Seconds."""
+    stats: Counter[str]
+
+    def opened(self, wire: Wire) -> None:
+        """Its connection is up."""
+
+    def closed(self, wire: Wire) -> None:
+        """Its connection is gone."""
+
+    def requested(self, wire: Wire, stream: int, request: Request) -> None:
+        """A whole request came."""
+
+    def overrun(self, wire: Wire, stream: int) -> None:
+        """A peer opened more streams than it was allowed."""
 
 
 class Outbox:
@@ -67,13 +85,13 @@ class Outbox:
 class Wire(asyncio.Protocol, ABC):
     """A connection. Answers of one read leave in one write.
 
-    Subclasses ask `_admit` when a peer opens a stream, and hand whole requests to the engine.
+    Subclasses ask `_admit` when a peer opens a stream, and hand whole requests to the backend.
     """
 
     transport: asyncio.Transport
 
-    def __init__(self, engine: Engine, number: int) -> None:
-        self.engine = engine
+    def __init__(self, backend: Backend, number: int) -> None:
+        self.backend = backend
         self.number = number
         self.visit: Any = None
         """Whatever the service wants to know of this connection."""
@@ -82,7 +100,7 @@ class Wire(asyncio.Protocol, ABC):
         self.last_stream = 0
         self._last_allowed: int | None = None
         """After GOAWAY: streams above it are ignored."""
-        self._acknowledged_limit = engine.limits.streams
+        self._acknowledged_limit = backend.limits.streams
         self._pending_limits: deque[int | None] = deque()
         self._held: list[tuple[int, bytes, bool]] = []
         self._reading = False
@@ -91,8 +109,8 @@ class Wire(asyncio.Protocol, ABC):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        self._outbox = Outbox(self.transport, self.engine.rtt)
-        self.engine.opened(self)
+        self._outbox = Outbox(self.transport, self.backend.rtt)
+        self.backend.opened(self)
         self._begin()
         self._flush()
 
@@ -106,7 +124,7 @@ class Wire(asyncio.Protocol, ABC):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.streams.clear()
-        self.engine.closed(self)
+        self.backend.closed(self)
 
     def pause_writing(self) -> None:
         self.transport.pause_reading()
@@ -171,7 +189,7 @@ class Wire(asyncio.Protocol, ABC):
         self.last_stream = max(self.last_stream, stream)
         allowed = max(self._acknowledged_limit, *(limit or 0 for limit in self._pending_limits), 0)
         if len(self.streams) >= allowed:
-            self.engine.overrun(self, stream)
+            self.backend.overrun(self, stream)
             return False
         self.streams.add(stream)
         return True
