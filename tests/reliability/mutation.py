@@ -71,12 +71,15 @@ SUBJECTS = {
     "gateway/dispatch/budget.py": Subject(["tests/gateway/dispatch/test_budget.py"]),
     "gateway/dispatch/breaker.py": Subject(["tests/gateway/dispatch/test_breaker.py"]),
     "gateway/dispatch/sender.py": Subject([f"tests/gateway/dispatch/{name}" for name in SENDING], JUDGING),
+    "gateway/egress/addresses.py": Subject(["tests/gateway/egress/test_addresses.py"]),
+    "gateway/egress/guard.py": Subject(["tests/gateway/egress/test_guard.py"]),
     "gateway/policy/screening.py": Subject(["tests/gateway/policy/test_screening.py"]),
     "gateway/queue/dead.py": Subject(
         [f"tests/gateway/queue/{name}" for name in ("test_dead.py", "test_sqlite_contract.py")]
     ),
     "gateway/queue/leases.py": Subject([f"tests/gateway/queue/{name}" for name in QUEUE]),
     "gateway/receipts/store.py": Subject(["tests/gateway/receipts/test_store.py"]),
+    "providers/hosts.py": Subject(["tests/providers/test_hosts.py"]),
 }
 
 

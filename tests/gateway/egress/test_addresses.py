@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.egress import addresses
 from gateway.egress.addresses import is_public
 
 PUBLIC = (
@@ -134,3 +135,12 @@ def test_it_is_the_same_in_all_notations_a_socket_gives(address: IPv4Address) ->
     mapped = socket.inet_ntop(socket.AF_INET6, IPv6Address(0xFFFF << 32 | int(address)).packed)
     assert is_public(mapped) is is_public(str(address))
     assert is_public(mapped.upper()) is is_public(mapped)
+
+
+@pytest.mark.parametrize("row", [*addresses._NOT_PUBLIC_4, *addresses._NOT_PUBLIC_6], ids=str)
+def test_every_row_of_the_table_is_needed(row: IPv4Network | IPv6Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it an address that has to be refused would be public."""
+    for table in ("_NOT_PUBLIC_4", "_NOT_PUBLIC_6"):
+        rest = tuple(other for other in getattr(addresses, table) if other != row)
+        monkeypatch.setattr(addresses, table, rest)
+    assert any(is_public(address) for address in NOT_PUBLIC)
