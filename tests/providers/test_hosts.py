@@ -15,7 +15,8 @@ NAMES = (
 )  # fmt: skip
 
 NO_NAMES = (
-    "", "com", ".com", "example.com.", "example..com", "-a.com", "a-.com", "_.-.com", "a.-com", "a.com-", "a.1om", "a.b_c",
+    "", "com", ".com", "example.com.", "example..com", "-a.com", "a-.com", "_.-.com", "a.-com", "a.com-", "a.1om",
+    "a.b_c",
     "127.0.0.1", "1.2.3.0x4", "Example.com", "ex ample.com", "example.com\n", "exämple.com", f"a{LABEL}.com",
     f"a.a{LABEL}", ".".join([LABEL] * 3) + "." + "b" * (LONGEST - 3 * 64 + 1), "[::1]", "a.com:443", "a@b.com",
 )  # fmt: skip

@@ -725,6 +725,14 @@ def test_retry_after_is_passed_on(service: Service, status: int) -> None:
     assert answer(service, status).retry_after is None
 
 
+@pytest.mark.parametrize("service", Service)
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+def test_a_redirect_is_an_answer(service: Service, status: int) -> None:
+    """Whoever sends one would have us go where nobody has checked: it is a refusal like any other."""
+    found = answer(service, status, b"", (b"location", b"http://169.254.169.254/latest/meta-data/"))
+    assert (found.verdict, found.reason, found.provider_id) == (Verdict.REJECTED, f"http_{status}", "")
+
+
 def test_windows_says_why_in_a_header_field() -> None:
     why = b"Ttl value conflicts with X-WNS-Cache-Policy"
     assert answer(Service.WINDOWS, 400, b"", (b"x-wns-error-description", why)) == Outcome(
