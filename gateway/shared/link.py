@@ -1,4 +1,4 @@
-"""The way to Redis: a pool with deadlines, one word on whether it can be reached, and no crowd when it comes back.
+"""The way to Redis: connections with deadlines, one word on whether it can be reached, no crowd when it comes back.
 
 After a failure calls are refused at once until the next try is due; that try is one call, and the waits between them
 grow and are drawn by lot, so that a fleet does not come back in one moment.
@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import redis.asyncio as redis
-from redis.asyncio.connection import BlockingConnectionPool
+from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -24,7 +23,7 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
-    RedisError,
+    ResponseError,
 )
 from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import TimeoutError as Late
@@ -84,21 +83,11 @@ class Link:
         Raises:
             ValueError: `url` is none.
         """
-        options: dict[str, Any] = {} if ca_file is None else {"ssl_ca_certs": ca_file}
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=CONNECTIONS,
-            timeout=CALL,
-            socket_connect_timeout=CONNECT,
-            socket_timeout=CALL,
-            retry=Retry(NoBackoff(), 0),  # a call that failed may have been carried out: who made it decides
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-            client_name="carillon",
-            protocol=2,
-            **options,
-        )
-        self._redis = redis.Redis.from_pool(pool)
-        self._redis.response_callbacks.clear()  # answers as they come
+        self._options: dict[str, Any] = {} if ca_file is None else {"ssl_ca_certs": ca_file}
+        self._options |= parse_url(url)
+        self._kind: type[Connection] = self._options.pop("connection_class", Connection)
+        self._room = asyncio.Semaphore(CONNECTIONS)
+        self._idle: list[Connection] = []
         self._name = _name(url)
         self._changed = changed
         self._jitter = jitter
@@ -128,7 +117,7 @@ class Link:
 
         Raises:
             SharedUnavailable: as `run`.
-            RedisError: Redis refuses the command.
+            ResponseError: Redis refuses the command.
         """
         now = asyncio.get_running_loop().time()
         if self._cause is not None:
@@ -136,19 +125,61 @@ class Link:
                 raise SharedUnavailable(self._cause)
             self._retry_at = now + CONNECT + CALL  # the others wait for what becomes of this one
         try:
-            async with asyncio.timeout(CONNECT + CALL):
-                answer: Any = await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(CONNECT + CALL), self._room:
+                answer = await self._carry_out(command)
         except OUTAGES as error:
             raise self._lost(error) from None  # a library's words may show what a command held
-        except RedisError:
+        except ResponseError:
             self._reached()
             raise
         self._reached()
         return answer
 
+    async def _carry_out(self, command: Sequence[bytes | str | float | int]) -> Any:
+        """On a connection that is open, or else on a new one. All that is asked of Redis may be asked twice."""
+        if self._idle:
+            try:
+                return await self._exchange(self._idle.pop(), command)
+            except Broken:  # closed by the other side since it was last used, and so are its siblings
+                await self._forget_idle()
+        return await self._exchange(self._dial(), command)
+
+    async def _exchange(self, connection: Connection, command: Sequence[bytes | str | float | int]) -> Any:
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.send_command(*command)
+            answer: Any = await connection.read_response()
+        except OUTAGES:
+            await connection.disconnect(nowait=True)
+            raise
+        except ResponseError:
+            self._idle.append(connection)
+            raise
+        except BaseException:  # cancelled: an answer may still come
+            await connection.disconnect(nowait=True)
+            raise
+        self._idle.append(connection)
+        return answer
+
+    def _dial(self) -> Connection:
+        return self._kind(
+            socket_connect_timeout=CONNECT,
+            socket_timeout=CALL,
+            retry=Retry(NoBackoff(), 0),
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+            client_name="carillon",
+            protocol=2,
+            **self._options,
+        )
+
+    async def _forget_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.disconnect(nowait=True)
+
     async def close(self) -> None:
-        await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
+        """Hang up. No call may be under way."""
+        await self._forget_idle()
 
     def _reached(self) -> None:
         self._failures = 0

@@ -73,6 +73,7 @@ class RedisState:
         self._claims = Claims(self._link, self._prefix)
         self._dead = DeadTargets(self._link, self._prefix)
         self._keeper: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
 
     def _key(self, name: str) -> bytes:
         return (self._prefix + name).encode()
@@ -81,9 +82,9 @@ class RedisState:
         self._keeper = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
+        self._closing.set()
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+            await self._keeper  # what it asks has its deadline; cut off in the middle, connections would be lost
         with contextlib.suppress(SharedUnavailable):
             await self._link.run(scripts.LEAVE, [self._key("members")], [self._member])
         await self._link.close()
@@ -92,8 +93,10 @@ class RedisState:
         """Hold on to claims, and follow the feed of dead targets."""
         loop = asyncio.get_running_loop()
         renew_at = loop.time() + RENEW
-        while True:
-            await asyncio.sleep(LOOK)
+        while not self._closing.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._closing.wait()
             try:
                 if loop.time() >= renew_at:
                     await self._claims.renew()
