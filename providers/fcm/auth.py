@@ -26,6 +26,13 @@ from providers.retry_after import date, retry_after
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 PARTS = frozenset({"service_account"})
+GOOGLE = (
+    "https://oauth2.googleapis.com/token",
+    "https://accounts.google.com/o/oauth2/token",
+    "https://www.googleapis.com/oauth2/v4/token",
+)
+"""Token endpoints that Google's key files have named so far."""
+
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 LIFETIME: Final = 3600
@@ -162,8 +169,12 @@ def _given(settings: FcmSettings, material: Material) -> dict[str, Any]:
             f"service_account: is of project {found['project_id']}, and this app sends to {settings.project}; if the "
             "account may do that too, set project_id"
         )
-    if not found["token_uri"].startswith("https://"):
-        raise ValueError("service_account: its `token_uri` is not an https:// address; download the key file anew")
+    # Whoever may add an account is not to choose where this machine sends its requests.
+    if settings.token_uri is None and found["token_uri"] not in (*GOOGLE, settings.service_account["token_uri"]):
+        raise ValueError(
+            "service_account: its `token_uri` is neither Google's nor that of the configured account; download the key "
+            "file anew, or set token_uri"
+        )
     return found
 
 

@@ -13,7 +13,7 @@ import jwt
 import pytest
 from pydantic import ValidationError
 
-from providers.base import Alike, Credential, Exchange, Message, Outcome, Plan, Recipient, Scope, Terms, Verdict
+from providers.base import Alike, Credential, Exchange, Message, Outcome, Plan, Recipient, Scope, Secret, Terms, Verdict
 from providers.fcm import provider, response
 from providers.fcm.settings import FcmSettings
 from tests.providers import material
@@ -294,6 +294,33 @@ def claims(due: Exchange | None) -> dict[str, Any]:
     (assertion,) = parse_qs(due.body.decode())["assertion"]
     options = {"verify_exp": False, "verify_iat": False, "verify_aud": False}
     return jwt.decode(assertion, RSA_KEY.public_key(), algorithms=["RS256"], options=options)
+
+
+def test_whoever_adds_an_account_does_not_choose_where_requests_go(tmp_path: Path) -> None:
+    """SSRF: a key file names its token endpoint. Google's are taken, and what the operator's settings name."""
+    inside = "https://10.0.0.7/token"
+    configured = FcmSettings(service_account_file=service_account(tmp_path / "own.json"))
+
+    def added(settings: FcmSettings, token_uri: str) -> str:
+        path = Path(service_account(tmp_path / "added.json", token_uri=token_uri))
+        due = provider.credential(settings, {"service_account": Secret(path.read_bytes())}).exchange(NOW)
+        assert due is not None
+        return due.url
+
+    for uri in ("https://oauth2.googleapis.com/token", "https://accounts.google.com/o/oauth2/token"):
+        assert added(configured, uri) == uri
+    for uri in (
+        inside,
+        "http://oauth2.googleapis.com/token",
+        "https://oauth2.googleapis.com@10.0.0.7/token",
+        "file:///x",
+    ):
+        with pytest.raises(ValueError, match="token_uri") as wrong:
+            added(configured, uri)
+        assert "10.0.0.7" not in str(wrong.value)
+    own = FcmSettings(service_account_file=service_account(tmp_path / "inside.json", token_uri=inside))
+    assert added(own, inside) == inside
+    assert added(configured.model_copy(update={"token_uri": inside}), "https://x/token") == inside
 
 
 def test_token_uri_may_point_elsewhere_while_the_audience_stays(tmp_path: Path) -> None:
