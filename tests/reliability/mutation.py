@@ -74,9 +74,7 @@ SUBJECTS = {
     "gateway/egress/addresses.py": Subject(["tests/gateway/egress/test_addresses.py"]),
     "gateway/egress/guard.py": Subject(["tests/gateway/egress/test_guard.py"]),
     "gateway/policy/screening.py": Subject(["tests/gateway/policy/test_screening.py"]),
-    "gateway/queue/dead.py": Subject(
-        [f"tests/gateway/queue/{name}" for name in ("test_dead.py", "test_sqlite_contract.py")]
-    ),
+    "gateway/queue/dead.py": Subject(["tests/gateway/queue/test_dead.py"]),
     "gateway/queue/leases.py": Subject([f"tests/gateway/queue/{name}" for name in QUEUE]),
     "gateway/receipts/store.py": Subject(["tests/gateway/receipts/test_store.py"]),
     "providers/hosts.py": Subject(["tests/providers/test_hosts.py"]),
