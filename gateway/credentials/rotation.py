@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -108,8 +108,12 @@ class Rotation:
         newest = await self._database.read(records.revision)
         if newest != self._revision:
             kept = ", ".join(f"'{state}'" for state in (State.CANARY, State.ACTIVE, State.OVERLAP))
-            self._records = await self._database.read(lambda db: records.find(db, f"state IN ({kept})"))
+            before, self._records = (
+                self._records,
+                await self._database.read(lambda db: records.find(db, f"state IN ({kept})")),
+            )
             await self._load()
+            self._begin_counting({record.line for record in {*before}.symmetric_difference(self._records)})
             self._revision = newest
             for key in self._blocks:
                 self._line(key)
@@ -122,12 +126,16 @@ class Rotation:
         for record in self._records:
             signing = self._signings.get(record.number) or await self._open(record)
             if signing is not None:
-                if signing.share != record.share or record.number not in self._signings:
-                    signing.tally.reset()
                 signing.share = record.share
                 signing.promoted = record.promoted or 0.0
                 at_work[record.number] = signing
         self._signings = at_work
+
+    def _begin_counting(self, changed: Container[tuple[str, str]]) -> None:
+        """What counts of an (app, provider) is since the last step of any of its credentials."""
+        for record in self._records:
+            if record.line in changed and record.number in self._signings:
+                self._signings[record.number].tally.reset()
 
     async def _open(self, record: Record) -> Signing | None:
         given, block = self._given.get(record.line), self._blocks.get(record.line)
@@ -180,7 +188,8 @@ class Rotation:
     async def _refused(self, record: Record, signing: Signing, now: float) -> None:
         reason = signing.tally.reason
         signing.tally.reset()
-        if record.state != State.OVERLAP:
+        # Where each origin judges for itself, its route is held and says so; others may take the same key.
+        if record.state != State.OVERLAP and PROVIDERS[record.provider].single_origin:
             log.error("credential.refused", credential=record.number, app=record.app, provider=record.provider)
             await self._step(lambda db: steps.refused(db, record.number, reason, now))
 

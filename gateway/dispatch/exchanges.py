@@ -85,7 +85,9 @@ class Exchanges:
         failures = self._failures[name] = self._failures.get(name, 0) + 1
         if outcome.verdict is Verdict.CREDENTIAL:
             wait, advice = REFUSED_RETRY, "check the service account's key and permissions"
-            signing.refuse(outcome.reason)
+            # What it was granted before may be good for a while yet; for a canary that is no reason to wait.
+            if signing.share or signing.credential.headers("", time.time()) is None:
+                signing.refuse(outcome.reason)
         else:
             wait = min(RETRY_CEILING, RETRY_FLOOR * 2.0 ** min(failures - 1, 30))
             advice = "it will be tried again"

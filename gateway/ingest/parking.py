@@ -94,7 +94,7 @@ def _report(parked: Parked, caller: Principal) -> ParkedReport:
         job=parked.job_id,
         app=caller.shown(parked.route.app),
         provider=parked.route.provider,
-        origin=parked.route.origin,
+        origin=parked.route.place,
         class_="transactional" if parked.lane is Lane.TRANSACTIONAL else "promotional",
         size=parked.size,
         crashes=parked.crashes,

@@ -102,7 +102,7 @@ class RotatingWorld(World):
 
     async def ask(self, step: str, *arguments: Any) -> Any:
         """A method of the gateway's client, which blocks."""
-        return await asyncio.to_thread(getattr(Client(self.url), step), *arguments)
+        return await asyncio.to_thread(getattr(Client(self.url, self.key), step), *arguments)
 
     async def add(self, new: New, app: str = "shop") -> str:
         return str((await self.ask("add_credential", app, new.provider, new.material))["id"])
