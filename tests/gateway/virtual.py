@@ -140,11 +140,10 @@ class Session:
         service.bodies.append(self._bodies.pop(stream_id))
         service.arrivals.append(self._loop.time())
         self.unanswered.add(stream_id)
-        behaviour = service.behave(path)
         key = self._keys.pop(stream_id).removeprefix("Bearer ")
         service.signed[key] += 1
-        if service.keys is not None and key not in service.keys:
-            behaviour = service.refusal
+        refused = service.keys is not None and key not in service.keys
+        behaviour = service.refusal if refused else service.behave(path)
         if isinstance(behaviour, Answer):
             self._loop.call_later(behaviour.delay, self.answer, stream_id, behaviour)
             return
