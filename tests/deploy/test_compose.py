@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,7 +65,10 @@ def test_images_are_of_a_version() -> None:
 def test_the_gateways_settings_are_settings() -> None:
     settings = load(ROOT / "deploy/compose/carillon.toml", {})
     assert settings.http.host == "0.0.0.0"
-    assert str(settings.queue.path) == "/data/carillon.db"
+    assert settings.data == Path("/data")
+    assert settings.kafka.servers == ("kafka:9092",)
+    assert settings.redis.url == "redis://valkey:6379"
+    assert settings.kafka.replication == settings.kafka.min_insync == 1, "there is one broker"
 
 
 def test_prometheus_asks_the_gateways_and_grafana_asks_prometheus() -> None:

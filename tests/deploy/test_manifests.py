@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from gateway.app import DRAIN_DEADLINE
+from gateway.settings import load
 from gateway.supervisor import GRACE, SILENCE
 from tests.deploy.conftest import DEPLOY, ROOT, Tool
 
@@ -95,6 +96,19 @@ def test_nothing_runs_with_more_rights_than_it_needs(manifests: list[dict[str, A
 def test_kubernetes_own_variables_are_not_taken_for_settings(manifests: list[dict[str, Any]]) -> None:
     """A Service called carillon would set CARILLON_PORT and more in every pod of its namespace."""
     assert pod(manifests)["enableServiceLinks"] is False
+
+
+def test_what_a_pod_is_told_are_settings(manifests: list[dict[str, Any]], tmp_path: Path) -> None:
+    """The file and the variables together; where it listens and writes is what probes and volumes expect."""
+    (container,) = pod(manifests)["containers"]
+    told = {each["name"]: each.get("value", "carillon-0") for each in container["env"]}
+    file = tmp_path / "carillon.toml"
+    file.write_text(of("ConfigMap", manifests)["data"]["carillon.toml"])
+    settings = load(file, told)
+    assert settings.http.port == container["ports"][0]["containerPort"]
+    assert settings.data == Path("/data")
+    assert settings.workers == 2
+    assert bool(settings.kafka.servers) == bool(settings.redis.url) == ("ScaledObject" in str(manifests))
 
 
 def test_it_has_time_to_drain(manifests: list[dict[str, Any]]) -> None:
@@ -213,6 +227,8 @@ def test_alarms_survive_the_chart(tool: Callable[[str], Tool]) -> None:
     [
         ("replica=2", "replica"),
         ("replicas=2", "For more of them: queue: kafka"),
+        ("queue=kafka", "queue: kafka needs kafka.servers"),
+        ("kafka.servers[0]=broker", "kafka/servers"),
         ("workers=0", "workers"),
         ("storage.size=plenty", "storage"),
     ],
