@@ -23,7 +23,7 @@ from gateway.queue.base import Lease
 ADVICE: Mapping[Cause, str] = {
     Cause.UNAVAILABLE: "jobs wait, and one request at a time tries whether it is back",
     Cause.THROTTLED: "jobs wait as the service asked",
-    Cause.CREDENTIAL: "jobs wait; check the credential with `carillon doctor`",
+    Cause.CREDENTIAL: "jobs wait; see `carillon credentials list`",
     Cause.MISCONFIGURED: "jobs wait and no token is invalidated; check environment, topic and project",
 }
 
