@@ -88,6 +88,8 @@ def serve(
     It stops taking jobs, waits for what is in flight (20 seconds at most) and leaves the rest in the queue. SIGHUP
     reads the settings anew and replaces the workers one after the other, without a gap for callers.
     """
+    from resource import RLIMIT_CORE, setrlimit
+
     from gateway.access.rates import clear as clear_rates
     from gateway.credentials import CredentialsError, CredentialStore
     from gateway.credentials.vault import VaultError, find
@@ -104,6 +106,7 @@ def serve(
         CredentialStore(settings.blocks())  # the workers load them again; here all errors are told once
         clear(settings.data / "metrics")
         require_parser()
+        setrlimit(RLIMIT_CORE, (0, 0))  # of us and our workers: memory holds keys, targets and messages
         clear_rates(settings.data)
         find(settings.credentials, os.environ)
         prepare(settings.queue.path)

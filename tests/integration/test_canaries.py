@@ -25,17 +25,17 @@ from tests.providers.material import EC_KEY, b64, point
 
 FAILING = Path(__file__).parent / "failing"
 
-PAYLOAD = "canary-7-payload"
-VARIABLE = "canary-8-variable"
+PAYLOAD = "birdie-7-payload"
+VARIABLE = "birdie-8-variable"
 DEVICE = "cafe0123" * 8
-REGISTRATION = "canary-9-registration:APA91bCanary" + "x9" * 60
-ENDPOINT = "canary-10-endpoint"
-AUTH = b64(b"canary-11-secret")
+REGISTRATION = "birdie-9-registration:APA91bBirdie" + "x9" * 60
+ENDPOINT = "birdie-10-endpoint"
+AUTH = b64(b"birdie-11-secret")
 POINT = b64(point(EC_KEY))
-BEARER = "canary-12-bearer"
-BYTES = "canary-13-bytes"
+BEARER = "birdie-12-bearer"
+BYTES = "birdie-13-bytes"
 
-CANARY = re.compile(r"canary|cafe0123cafe|eyJ[\w-]{8}|ya29\.|PRIVATE KEY", re.IGNORECASE)
+CANARY = re.compile(r"birdie|cafe0123cafe|eyJ[\w-]{8}|ya29\.|PRIVATE KEY", re.IGNORECASE)
 """All of these, JWTs, access tokens and keys."""
 
 
@@ -70,7 +70,8 @@ class Canaries(World):
         self.gateway = self._start_gateway()
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, str]:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        named = {name.replace("_", "-").title(): value for name, value in headers.items()}
+        named = {"Authorization": f"Bearer {self.key}"} | named
         request = Request(f"{self.url}{path}", data=body or None, method=method, headers=named)
         try:
             with urlopen(request, timeout=10) as response:
@@ -82,7 +83,7 @@ class Canaries(World):
         message = {"title": f"{PAYLOAD} {{{{who}}}}", "body": PAYLOAD, "data": {"key": PAYLOAD}}
         job = {"app": app, "class": "transactional", "ttl": "8s", "message": message, "recipients": recipients}
         body = json.dumps({**job, **fields}).encode()
-        return self.ask("POST", "/v1/jobs", body, content_type="application/json", authorization=f"Bearer {BEARER}")
+        return self.ask("POST", "/v1/jobs", body, content_type="application/json")
 
     def finished(self, answer: str, seconds: float = 40.0) -> str:
         """The receipts of an accepted job, once it has them all."""
@@ -174,6 +175,10 @@ def test_nothing_that_is_nobodys_business_leaves_traces(world: Canaries) -> None
     told["a wrong type"] = world.submit("shop", good, ttl=PAYLOAD, collapse_key=PAYLOAD + "\n")[1]
     told["a wrong place"] = world.submit("shop", good, message={"title": {"inner": PAYLOAD}})[1]
 
+    # callers whom nobody knows
+    for authorization in (f"Bearer {BEARER}", f"Bearer pgw_default_{BYTES}", f"Basic {BYTES}", BYTES):
+        told[f"refused as {authorization[:6]}"] = world.ask("GET", "/v1/parked", authorization=authorization)[1]
+
     # what is not even HTTP
     for number, data in enumerate(MALFORMED):
         told[f"malformed {number}"] = world.raw(data)
@@ -196,8 +201,12 @@ def test_nothing_that_is_nobodys_business_leaves_traces(world: Canaries) -> None
     assert "LookupError in failing" in told["receipts of a batch that fails"]
     told["a route that fails"] = world.submit("shop", good, campaign=f"breaks the door {PAYLOAD}")[1]
 
+    for pid in world.gateway.family():
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE), "a crash writes no memory down"
+
     for path in ("/readyz", "/metrics", "/livez", "/v1/parked", "/openapi.json", f"/v1/jobs/{BYTES}"):
-        told[path] = world.ask("GET", path, authorization=f"Bearer {BEARER}")[1]
+        told[path] = world.ask("GET", path)[1]
     world.gateway.stop()
     told["log"] = world.gateway.log.read_text()
     for event in (
@@ -216,6 +225,9 @@ def test_nothing_that_is_nobodys_business_leaves_traces(world: Canaries) -> None
 
     hits = {where: CANARY.findall(text) for where, text in told.items() if CANARY.search(text)}
     assert hits == {}
+    key = world.key
+    assert key
+    assert [where for where, text in told.items() if key in text] == []
 
 
 MALFORMED = (
