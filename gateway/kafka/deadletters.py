@@ -41,19 +41,27 @@ class DeadLetters:
         """From the oldest on, partition by partition.
 
         Raises:
-            QueueError: there is no such topic.
+            QueueError: there is no such topic, or the brokers are out of reach.
         """
+        lanes = await self._lanes()
         reader = self._cluster.reader(patience=0.01)
         await reader.start()
         try:
-            partitions = reader.partitions_for_topic(self._topic) or await _ask(reader, self._topic)
-            lanes = [TopicPartition(self._topic, number) for number in sorted(partitions)]
             reader.assign(lanes)
             await reader.seek_to_beginning(*lanes)
             async for record in to_the_end(reader, lanes):
                 yield _letter(record)
         finally:
             await reader.stop()
+
+    async def _lanes(self) -> list[TopicPartition]:
+        async with self._cluster.admin() as admin:
+            (found,) = await admin.describe_topics([self._topic])
+        if found["error_code"]:
+            raise QueueError(f"the topic {self._topic} does not exist: run `carillon topics create`")
+        return [
+            TopicPartition(self._topic, number) for number in sorted(each["partition"] for each in found["partitions"])
+        ]
 
     async def one(self, letter_id: str) -> DeadLetter:
         """The one with this id.
@@ -84,10 +92,3 @@ def _letter(record: Any) -> DeadLetter:
         headers.get(ORIGIN_HEADER, b"").decode(),
         record,
     )
-
-
-async def _ask(reader: Any, topic: str) -> set[int]:
-    if topic not in await reader.topics():
-        raise QueueError(f"the topic {topic} does not exist: run `carillon topics create`")
-    found: set[int] = reader.partitions_for_topic(topic)
-    return found
