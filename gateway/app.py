@@ -107,10 +107,11 @@ async def run_worker(
         stack.callback(metrics.close)
         metrics.queue_limit(settings.queue.high_water)
         readiness = health.Readiness("gateway", "queue")
-        queue = await _open_queue(settings, worker, metrics, readiness, stack)
+        shared = await _share(settings, metrics, readiness, stack)
+        queue = await _open_queue(settings, worker, metrics, readiness, shared, stack)
         own = await _own_database(settings, queue, stack)
         receipts = ReceiptStore(queue.database)
-        dispatcher = Dispatcher(settings, queue, credentials, metrics, readiness, busy=CpuShare())
+        dispatcher = Dispatcher(settings, queue, credentials, metrics, readiness, budgets=shared, busy=CpuShare())
         vault = find(settings.credentials, os.environ)
         given = dict(credentials.items())
         rotation = Rotation(
@@ -215,7 +216,12 @@ async def _leave(leaving: _Leaving, readiness: health.Readiness, door: Door, ser
 
 
 async def _open_queue(
-    settings: Settings, worker: int, metrics: Metrics, readiness: health.Readiness, stack: AsyncExitStack
+    settings: Settings,
+    worker: int,
+    metrics: Metrics,
+    readiness: health.Readiness,
+    shared: SharedState | None,
+    stack: AsyncExitStack,
 ) -> SqliteQueue | KafkaQueue:
     def crashed(batches: int) -> None:
         metrics.crashed(batches)
@@ -248,10 +254,12 @@ async def _open_queue(
     )
     queue: SqliteQueue | KafkaQueue = local
     if kafka is not None:
+        if shared is None:
+            raise QueueError("the queue on Kafka needs `redis.url`, for what machines share: see docs/shared-state.md")
         queue = KafkaQueue(
             kafka,
             local,
-            shared=await _share(settings, stack),
+            shared=shared,
             meter=GroupMeter(metrics, readiness),
             high_water=settings.queue.high_water,
         )
@@ -275,8 +283,29 @@ async def _gate(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     return CheckedGate(settings.access, keyring, tokens)
 
 
-async def _share(settings: Settings, stack: AsyncExitStack) -> SharedState:
-    shared = RedisState(settings.redis.url, prefix=settings.redis.prefix)
+async def _share(
+    settings: Settings, metrics: Metrics, readiness: health.Readiness, stack: AsyncExitStack
+) -> SharedState | None:
+    """What machines share, if they do; and whoever asks after this one's health is told when it cannot be reached."""
+    url = settings.redis.url.get_secret_value()
+    if not url:
+        return None
+    alone = "rates go on with a fair share of what was known last"
+    if settings.kafka.servers:
+        alone += ", and requests with an Idempotency-Key are refused"
+
+    def changed(cause: str) -> None:
+        metrics.shared_state(up=not cause)
+        readiness.report("shared state", not cause, f"{cause}; {alone}" if cause else "")
+        if cause:
+            log.warning("shared.lost", reason=cause)
+        else:
+            log.info("shared.reached")
+
+    ca_file = settings.redis.ca_file
+    shared = RedisState(
+        url, prefix=settings.redis.prefix, ca_file=None if ca_file is None else str(ca_file), changed=changed
+    )
     await shared.open()
     stack.push_async_callback(shared.close)
     return shared

@@ -123,11 +123,21 @@ class Queue(Section):
 
 
 class Redis(Section):
-    """`[redis]`: what machines share at speed."""
+    """`[redis]`: what machines share at speed, on Redis 7 or Valkey. See docs/shared-state.md."""
 
-    url: str = ""
-    prefix: str = "carillon"
+    url: SecretStr = SecretStr("")
+    """`redis://NAME:PASSWORD@HOST:PORT/NUMBER`, `rediss://` for TLS, or `unix://PATH`. None: nothing is shared."""
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.{}-]{1,64}$")] = "carillon"
+    """Of all keys: gateways with the same one share."""
     ca_file: Path | None = None
+    """Authorities to trust instead of the system's."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: SecretStr) -> SecretStr:
+        if (value := url.get_secret_value()) and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("has to begin with redis://, rediss:// (TLS) or unix://")
+        return url
 
 
 class Kafka(Section):

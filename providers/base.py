@@ -290,7 +290,8 @@ class ProviderSettings(BaseModel):
     ca_file: str | None = None
     """PEM file of certificate authorities to trust for this endpoint instead of the system's."""
     rate: float | None = None
-    """Notifications a second over all workers of this machine; None takes the provider's `default_rate`."""
+    """Notifications a second over all workers of this machine, or of all machines that share a `[redis]`; None takes
+    the provider's `default_rate`."""
     connections: int | None = None
     """Most connections a worker opens to one host; None takes the provider's `default_connections`."""
     credential_directory: str | None = None

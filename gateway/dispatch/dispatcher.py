@@ -25,6 +25,7 @@ from gateway.dispatch.quarantine import Quarantine
 from gateway.dispatch.retry import Limits
 from gateway.dispatch.sender import Sender
 from gateway.dispatch.skew import Skew
+from gateway.dispatch.slices import Slices
 from gateway.dispatch.standing import Standing
 from gateway.dispatch.turns import Turns
 from gateway.egress.guard import Guard
@@ -36,6 +37,7 @@ from gateway.observe.metrics import Metrics
 from gateway.policy import screening
 from gateway.queue.base import DeadTarget, Lease, LeaseLost, NewBatch, Queue, QueueError, QueueFull, Room, load, spare
 from gateway.settings import Settings
+from gateway.shared.base import RateBudgets
 from providers import PROVIDERS
 from providers.base import ProviderSettings, Scope
 
@@ -91,10 +93,12 @@ class Dispatcher:
         metrics: Metrics,
         readiness: Readiness,
         *,
+        budgets: RateBudgets | None = None,
         busy: Callable[[], float] = lambda: 0.0,
         jitter: random.Random | None = None,
     ) -> None:
-        """`busy` is the share of a core this process uses, see `Pool`."""
+        """`budgets` are rates that machines share; without them, the workers of this one share them evenly. `busy` is
+        the share of a core this process uses, see `Pool`."""
         self._settings = settings
         self._queue = queue
         self._credentials = credentials
@@ -104,6 +108,7 @@ class Dispatcher:
         self._jitter = jitter or random.Random()
         self._loop = asyncio.get_running_loop()
         self._guard = Guard()
+        self._slices = None if budgets is None else Slices(budgets, settings.workers, self._jitter)
         self._blocks: Mapping[tuple[str, str], ProviderSettings] = settings.blocks()
         self._exchanges = Exchanges(credentials.signings, readiness, self._wake_senders)
         self._limits = Limits(
@@ -207,6 +212,8 @@ class Dispatcher:
             group.create_task(self._lease_for_ever())
             group.create_task(self._tick_for_ever())
             group.create_task(self._follow_cancellations())
+            if self._slices is not None:
+                group.create_task(self._slices.run())
 
     async def drain(self, deadline: float) -> None:
         """Stop leasing and sending, let open requests finish for `deadline` seconds, give the rest back."""
@@ -223,6 +230,8 @@ class Dispatcher:
         for task in list(self._tasks):
             task.cancel()
         await self._exchanges.close()
+        if self._slices is not None:
+            await self._slices.give_back()
 
     def _give_back_unsent(self) -> None:
         """Others can have at once what nothing of is on the wire; the leases of the rest have to outlast the drain."""
@@ -351,14 +360,13 @@ class Dispatcher:
         provider, signing = PROVIDERS[route.provider], self._signing(route)
         assert signing is not None, "settings and credentials come from one configuration"
         origin = route.place or provider.endpoint(block)
-        rate = block.rate if block.rate is not None else provider.default_rate
         dispatch, now = self._settings.dispatch, self._loop.time()
         sender = self._senders[route] = Sender(
             route,
             provider,
             origin,
             signing,
-            governor=Governor(None if rate is None else rate / self._settings.workers, now, self._jitter),
+            governor=self._governor(route, block.rate if block.rate is not None else provider.default_rate, now),
             breaker=Breaker(dispatch.max_dead_share),
             budget=Budget(dispatch.retry_share, dispatch.retry_floor / self._settings.workers, now),
             limits=self._limits,
@@ -375,6 +383,16 @@ class Dispatcher:
         self._set_exit(sender)
         self._set_quarantine(sender)
         return sender
+
+    def _governor(self, route: Route, rate: float | None, now: float) -> Governor:
+        if rate is None or self._slices is None:
+            return Governor(None if rate is None else rate / self._settings.workers, now, self._jitter)
+        name = "/".join(filter(None, (route.app, route.provider, route.origin)))
+        return Governor(rate, now, self._jitter, self._slices.open(name, rate, lambda: self._wake(route)))
+
+    def _wake(self, route: Route) -> None:
+        if (sender := self._senders.get(route)) is not None and sender.backlog:
+            sender.wake()
 
     def _pool(self, sender: Sender, signing: Signing, source: Source, limit: int | None = None) -> Pool:
         block = self._blocks[sender.route.app, sender.route.provider]
@@ -602,6 +620,8 @@ class Dispatcher:
             del self._senders[sender.route]
             self._last_used.pop(sender.route, None)
             self._standing.forget(sender.route)
+            if self._slices is not None and sender.governor.slice is not None:
+                self._slices.close(sender.governor.slice)
             self._spawn(sender.close(0.0))
 
     def _store_progress(self, sender: Sender, now: float, *, tails: bool) -> None:

@@ -3,12 +3,18 @@
 It begins at the configured rate, or without one. Each hold for the service's sake cuts it to about half of what was
 really sent; acceptances raise it again by a constant step a second (AIMD, as TCP does it), so that what waited during
 an outage comes back as a slope. Each process draws its cuts by lot, so that several do not swing together.
+
+Where machines share the rate, the configured one is that of all of them, and what may go is in a slice of it besides.
 """
 
 from __future__ import annotations
 
 import random
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.dispatch.slices import Slice
 
 BURST_SECONDS = 0.25
 """Of unused rate that may be caught up at once. A window of the service is a minute (FCM), a slice a millisecond."""
@@ -33,7 +39,9 @@ MEASURED = 1.0
 class Governor:
     """Counts in notifications a second; times are the loop's, in seconds. A rate of None limits nothing."""
 
-    def __init__(self, rate: float | None, now: float, jitter: random.Random) -> None:
+    def __init__(self, rate: float | None, now: float, jitter: random.Random, slice_: Slice | None = None) -> None:
+        self.slice = slice_
+        """What this process has of a rate that machines share."""
         self.cut_short = False
         """Whether the rate is below the configured one, so that acceptances have to be told to `accepted`."""
         self._configured = rate
@@ -50,7 +58,9 @@ class Governor:
     @property
     def rate(self) -> float | None:
         """Notifications a second that may go at present; None where nothing limits them."""
-        return self._rate
+        if self.slice is None or self._rate is None:
+            return self._rate
+        return min(self._rate, self.slice.fair_rate)
 
     def room(self, now: float) -> int:
         """How many may go now."""
@@ -60,13 +70,16 @@ class Governor:
             return sys.maxsize
         self._tokens = min(self._capacity, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now
-        return int(self._tokens)
+        room = int(self._tokens)
+        return room if self.slice is None else min(room, self.slice.room(now))
 
     def spend(self, count: int) -> None:
         """So many go; of a negative number, they did not go after all."""
         self._spent += count
         if self._rate is not None:
             self._tokens -= count
+        if self.slice is not None:
+            self.slice.spend(count)
 
     def cut(self, now: float) -> None:
         """The service asked for less, or is down."""

@@ -160,6 +160,12 @@ QUEUE_AGE = Family(
     "For how long the longest waiting batch has been due without any worker taking it; 0 if none waits.",
     "the /metrics handler, from the queue", merge="own",
 )  # fmt: skip
+SHARED_STATE = Family(
+    "carillon_shared_state_reached", "gauge", (),
+    "Workers that reach the `[redis]` of the settings. Fewer than carillon_workers: the others send at a fair share of "
+    "the last known rates, and with Kafka they refuse requests with an Idempotency-Key. 0 where there is none.",
+    "the worker, when it changes",
+)  # fmt: skip
 LOOP_LAG = Family(
     "carillon_loop_lag_seconds", "histogram", (),
     "How late the event loop woke a timer, twenty times a second and worker: what something held the loop for.",
@@ -254,7 +260,8 @@ FAMILIES = (
     HTTP, HTTP_SECONDS, RECIPIENTS, OUTCOMES, RECEIPTS, RETRIES, LATENCY, IN_FLIGHT, CONNECTIONS, HANDSHAKES,
     INVALID_TOKENS, ROUTES_STOPPED, RETRY_BUDGET, RETRIES_HELD_BACK, RATE_LIMIT, QUEUE_BATCHES, QUEUE_DELIVERIES,
     QUEUE_LIMIT, QUEUE_AGE, PARKED, CREDENTIAL_EXPIRES, CREDENTIAL_BROKEN, CRASHES, FAILURES, DEAD_LETTERED, CLOCK_SKEW,
-    LOOP_LAG, TASKS, RESTARTS, READY, WORKERS, KAFKA_LAG, KAFKA_REBALANCES, KAFKA_PARTITIONS, KAFKA_DEAD_LETTERS,
+    SHARED_STATE, LOOP_LAG, TASKS, RESTARTS, READY, WORKERS, KAFKA_LAG, KAFKA_REBALANCES, KAFKA_PARTITIONS,
+    KAFKA_DEAD_LETTERS,
 )  # fmt: skip
 """Counters are exposed with `_total` after their name, as Prometheus wants it."""
 
@@ -541,6 +548,7 @@ class Metrics:
         self._restarts = store.counter(RESTARTS)
         self._lag = store.histogram(LOOP_LAG)
         self._skew = store.gauge(CLOCK_SKEW)
+        self._shared_state = store.gauge(SHARED_STATE)
         self._tasks = store.gauge(TASKS)
         self._ready = store.gauge(READY)
 
@@ -596,6 +604,10 @@ class Metrics:
     def clock_skew(self, seconds: float) -> None:
         """This far is our clock from the services'."""
         self._skew.set(seconds)
+
+    def shared_state(self, *, up: bool) -> None:
+        """Whether what machines share can be reached."""
+        self._shared_state.set(up)
 
     def loop_lag(self, seconds: float) -> None:
         """A timer was late by this much."""
