@@ -68,6 +68,7 @@ def test_the_key_may_be_in_a_file_or_systemds_credential(tmp_path: Path) -> None
         ("", 0o600, "has to hold 32 bytes"),
         ("sécret", 0o600, "holds no key"),
     ],
+    ids=["open to all", "text", "short", "empty", "not ASCII"],
 )
 def test_a_wrong_key_file_is_named_and_not_quoted(tmp_path: Path, content: str, mode: int, why: str) -> None:
     path = tmp_path / "key"
