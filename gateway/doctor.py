@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from gateway.credentials.records import Record
 from gateway.probe import ProbeFailed, Target, probe
 from gateway.settings import Settings, SettingsError, load
 from providers import PROVIDERS
-from providers.base import ClientCertificate
+from providers.base import ClientCertificate, Secret
 
 MIB = 2**20
 LITTLE_SPACE = 1024 * MIB
@@ -78,6 +79,7 @@ def examine(path: Path | None, environ: Mapping[str, str], timeout: float = 5.0)
     yield from configuration(settings, path)
     yield from storage(settings)
     yield from listener(settings)
+    yield from access(settings, time.time())
     credentials = _CredentialCheck(settings)
     yield from credentials.findings(time.time())
     yield from rotated(records.look(settings.queue.path), time.time())
@@ -171,6 +173,35 @@ def listener(settings: Settings) -> Iterator[Finding]:
         yield Finding("listener", Level.WARNING, detail, remedy)
     else:
         yield Finding("listener", Level.OK, f"{host}:{port} is free")
+
+
+def access(settings: Settings, now: float) -> Iterator[Finding]:
+    """Whether callers have to say who they are, and whether what they show can be overheard."""
+    where, http = f"{settings.http.host}:{settings.http.port}", settings.http
+    if settings.access.open:
+        remedy = "set access.open to false, and give each caller a key: carillon keys create NAME"
+        yield Finding("access", Level.WARNING, f"whoever reaches {where} may do everything", remedy)
+    else:
+        yield Finding("access", Level.OK, "callers show a credential")
+    if http.certificate_file is None:
+        if not on_loopback(http.host):
+            remedy = "set http.certificate_file, or put a proxy before it that speaks TLS"
+            yield Finding("access", Level.WARNING, f"what callers of {where} show is not encrypted", remedy)
+        return
+    try:
+        http.tls()
+        pem = Secret(http.certificate_file.read_bytes())
+        yield validity("listener", ClientCertificate(pem, pem), now)
+    except OSError as error:
+        yield Finding("access", Level.FAILED, str(error), "correct [http]")
+
+
+def on_loopback(host: str) -> bool:
+    """Whether a listener of this name is reached from its machine alone."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class _CredentialCheck:

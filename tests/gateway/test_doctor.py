@@ -41,7 +41,16 @@ def test_a_healthy_configuration_has_no_failure(tmp_path: Path) -> None:
         findings = list(examine(None, environ(tmp_path, port, ca_file)))
     assert [finding for finding in findings if finding.level is Level.FAILED] == []
     checks = by_check(findings)
-    expected = {"sqlite", "file descriptors", "configuration", "data folder", "listener", "credential", "endpoint"}
+    expected = {
+        "sqlite",
+        "file descriptors",
+        "configuration",
+        "data folder",
+        "listener",
+        "access",
+        "credential",
+        "endpoint",
+    }
     assert expected | {"clock"} <= checks.keys()
     assert checks["clock"].level is Level.OK
     assert f"https://localhost:{port}" in checks["endpoint"].detail
@@ -157,6 +166,26 @@ def test_a_key_that_others_can_read_is_a_warning(tmp_path: Path) -> None:
     assert [f.remedy for f in warnings] == [f"chmod 600 {key}"]
     key.chmod(0o600)
     assert all(f.level is Level.OK for f in doctor.configuration(load(None, found), None))
+
+
+@pytest.mark.parametrize(
+    ("more", "levels"),
+    [
+        ({}, [Level.OK]),
+        ({"CARILLON_ACCESS__OPEN": "true"}, [Level.WARNING]),
+        ({"CARILLON_HTTP__HOST": "0.0.0.0"}, [Level.OK, Level.WARNING]),
+        ({"CARILLON_HTTP__HOST": "0.0.0.0", "CARILLON_HTTP__CERTIFICATE_FILE": "listener.pem"}, [Level.OK, Level.OK]),
+        ({"CARILLON_HTTP__CERTIFICATE_FILE": "gone.pem"}, [Level.OK, Level.FAILED]),
+    ],
+)
+def test_who_may_call_and_who_may_overhear(tmp_path: Path, more: dict[str, str], levels: list[Level]) -> None:
+    """An open door and keys in clear text are warned of, each with what to do."""
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "listener.pem"))
+    config = tmp_path / "carillon.toml"
+    config.write_text("")
+    findings = list(doctor.access(load(config, more), time.time()))
+    assert [finding.level for finding in findings] == levels
+    assert all(finding.remedy for finding in findings if finding.level is not Level.OK)
 
 
 def test_a_certificates_dates_are_looked_at() -> None:

@@ -202,3 +202,90 @@ def test_settings_cannot_be_changed() -> None:
     settings = load(None, {})
     with pytest.raises(ValueError, match="frozen"):
         settings.workers = 2  # type: ignore[misc]
+
+
+TENANTS = """
+[apps.shop.stub]
+key = "k"
+[tenants.acme]
+weight = 3
+[tenants.acme.apps.shop]
+weight = 2
+[tenants.acme.apps.shop.stub]
+key = "k"
+ca_file = "ca.pem"
+[tenants.acme.apps.news.stub]
+key = "k"
+"""
+
+
+def test_a_tenants_apps_have_full_names(tmp_path: Path) -> None:
+    """Beside those of the default tenant; their files are found as those are."""
+    settings = load(write(tmp_path, TENANTS), {})
+    assert set(settings.blocks()) == {("shop", "stub"), ("acme/shop", "stub"), ("acme/news", "stub")}
+    assert settings.blocks()["acme/shop", "stub"].ca_file == str(tmp_path / "ca.pem")
+    assert settings.tenant_names() == {"default", "acme"}
+
+
+def test_a_tenants_weight_is_divided_among_its_apps(tmp_path: Path) -> None:
+    """Tenants get their parts whatever number of apps they have; alone, an app's weight is its own."""
+    weights = load(write(tmp_path, TENANTS), {}).weights()
+    assert weights["acme/shop"] == pytest.approx(2 * weights["acme/news"])
+    assert weights["acme/shop"] + weights["acme/news"] == pytest.approx(3 * weights["shop"])
+    alone = load(write(tmp_path, '[apps.a]\nweight = 2\n[apps.b.stub]\nkey = "k"\n'), {})
+    assert alone.weights() == {"a": 2, "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "told"),
+    [
+        ("[tenants.Acme]\n", "tenants.Acme", "a tenant's name is"),
+        ('[tenants."a/b"]\n', "tenants.a/b", "a tenant's name is"),
+        ('[tenants.acme.apps."a/b"]\n', "tenants.acme.apps.a/b", "an app's name is"),
+        ("[tenants.acme]\nqueud = 1\n", "tenants.acme.queud", "is queued meant"),
+        ("[tenants.acme]\nqueued = 0\n", "tenants.acme.queued", "greater than 0"),
+        ("[tenants.acme.apps.shop.stub]\nkee = 1\n", "tenants.acme.apps.shop.stub.kee", "is key meant"),
+        ('[tenants.default.apps.shop.stub]\nkey = "k"\n', "tenants", "are [apps.NAME]"),
+        ("[access]\nopn = true\n", "access.opn", "is open meant"),
+        ('[[access.certificates]]\nsan = "acme.example"\n', "access.certificates.0.san", "pattern"),
+        ('[[access.certificates]]\nsan = "DNS:a"\ntenant = "acme"\n', "settings", "tenants that there are not: acme"),
+        ("[http]\nkey_file = 'k.pem'\n", "http", "certificate_file"),
+    ],
+)
+def test_mistakes_about_tenants_and_access_are_named(tmp_path: Path, text: str, key: str, told: str) -> None:
+    found = mistakes(write(tmp_path, text))
+    assert [where for where, detail in found.items() if told in detail] == [key], found
+
+
+ISSUER = {
+    "issuer": '"https://login.example/"',
+    "audience": '"carillon"',
+    "jwks_url": '"https://login.example/keys"',
+    "algorithm": '"ES256"',
+    "tenant": '"default"',
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"jwks_url": '"http://login.example/keys"'}, "pattern"),
+        ({"jwks_url": '"file:///etc/passwd"'}, "pattern"),
+        ({"jwks_url": '"https://user:secret@login.example/keys"'}, "pattern"),
+        ({"algorithm": '"HS256"'}, "EdDSA"),
+        ({"algorithm": '"none"'}, "EdDSA"),
+        ({"tenant_claim": '"tenant"'}, "either tenant"),
+        ({"audience": '""'}, "at least 1 character"),
+        ({}, ""),
+    ],
+)
+def test_an_issuer_is_checked_at_start(tmp_path: Path, change: dict[str, str], told: str) -> None:
+    rows = "".join(f"{key} = {value}\n" for key, value in {**ISSUER, **change}.items())
+    path = write(tmp_path, f"[access.issuers.corporate]\n{rows}")
+    if not change:
+        assert set(load(path, {}).access.issuers) == {"corporate"}
+        return
+    ((where, detail),) = mistakes(path).items()
+    assert where.startswith("access.issuers.corporate")
+    assert told in detail
+    assert "secret" not in detail
