@@ -21,6 +21,7 @@ from aiohttp import web
 from gateway.access.allowance import Allowance
 from gateway.access.gate import CheckedGate
 from gateway.access.keyring import Keyring
+from gateway.access.keys import cursor_secret
 from gateway.access.keystore import KeyStore
 from gateway.access.tokens import Tokens
 from gateway.audit.log import AuditLog
@@ -31,6 +32,7 @@ from gateway.credentials.store import CredentialStore
 from gateway.credentials.vault import find
 from gateway.credentials.watch import Watch
 from gateway.dispatch.dispatcher import Dispatcher
+from gateway.ingest.cursors import Cursors
 from gateway.ingest.door import Door
 from gateway.ingest.limits import Limits
 from gateway.ingest.server import Ingest, application, runner
@@ -140,6 +142,7 @@ async def run_worker(
             line=credentials.line,
             keys=KeyStore(own),
             allowance=Allowance(settings.data, settings.quotas(), queue.backlog),
+            cursors=Cursors(await queue.database.read(cursor_secret)),
             limits=Limits(body=int(settings.http.max_body), line=int(settings.http.max_line)),
         )
         if isinstance(queue, KafkaQueue):

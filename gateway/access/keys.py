@@ -151,6 +151,11 @@ def revision(db: apsw.Connection) -> int:
     return int(only(db, "SELECT revision FROM api_keys_state")[0])
 
 
+def cursor_secret(db: apsw.Connection) -> bytes:
+    """What positions in lists are made unreadable with, of this file for ever."""
+    return bytes(only(db, "SELECT cursors FROM api_keys_state")[0])
+
+
 def note_use(db: apsw.Connection, used: Iterable[tuple[str, float]]) -> None:
     """Keep when keys were last used: id, UNIX seconds."""
     for key_id, at in used:

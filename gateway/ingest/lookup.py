@@ -15,6 +15,7 @@ from gateway.access.principal import Principal, Scope
 from gateway.audit.log import NO_DETAIL, Actor, Detail
 from gateway.ingest.answers import DeadTokens, Found, JobReport, Wanted, job_report
 from gateway.ingest.body import Body
+from gateway.ingest.cursors import Cursors
 from gateway.ingest.intake import Apps
 from gateway.ingest.limits import Limits
 from gateway.ingest.media import JSON, NDJSON, content_type
@@ -59,8 +60,11 @@ class Lookup:
     What another tenant has is unknown here: the same answer after the same work, whether an id is nobody's or theirs.
     """
 
-    def __init__(self, apps: Apps, queue: Queue, receipts: Receipts, audit: Audit, limits: Limits) -> None:
+    def __init__(
+        self, apps: Apps, queue: Queue, receipts: Receipts, audit: Audit, cursors: Cursors, limits: Limits
+    ) -> None:
         self._apps = apps
+        self._cursors = cursors
         self._queue = queue
         self._receipts = receipts
         self._audit = audit
@@ -104,13 +108,14 @@ class Lookup:
         return job_report(status, caller.shown(status.app), time.time())
 
     async def _page(self, request: web.Request) -> web.Response:
-        after, limit = page_bounds(request, self._limits)
+        (after, limit), tenant = page_bounds(request, self._limits, self._cursors), principal(request).tenant
         page = await self._receipts.receipts(await self._own_job(request), after, limit)
         if page is None:
             raise Refused(404, _NO_JOB)
-        headers = {NEXT_CURSOR: str(page.cursor)}
+        cursor = self._cursors.write(tenant, page.cursor)
+        headers = {NEXT_CURSOR: cursor}
         if not page.finished:
-            following = request.rel_url.update_query({"after": str(page.cursor)})
+            following = request.rel_url.update_query({"after": cursor})
             headers["Link"] = f'<{following}>; rel="next"'
             if not page.receipts:
                 headers["Retry-After"] = _WAIT
@@ -143,20 +148,21 @@ class Lookup:
             known = [caller.shown(each) for each in self._apps if caller.sees(each)]
             missing = "must be given" if app is None else f"is not configured; {suggestion(app, known)}"
             raise Refused(400, f"The query's app {missing}.")
-        after, limit = page_bounds(request, self._limits)
+        after, limit = page_bounds(request, self._limits, self._cursors)
         dead = await self._receipts.invalid_tokens(name, after, limit)
-        return json_response(DeadTokens(dead.tokens, str(dead.cursor)))
+        return json_response(DeadTokens(dead.tokens, self._cursors.write(caller.tenant, dead.cursor)))
 
 
-def page_bounds(request: web.Request, limits: Limits) -> tuple[int, int]:
-    """The query's `after` and `limit`."""
+def page_bounds(request: web.Request, limits: Limits, cursors: Cursors | None = None) -> tuple[int, int]:
+    """The query's `after` and `limit`; `cursors` if it is a list that all tenants share."""
     after = request.query.get("after", "0")
     if not _CURSOR.fullmatch(after):
         raise Refused(400, "The query's after must be a cursor that a former page gave.")
     limit = request.query.get("limit", str(limits.page))
     if not _LIMIT.fullmatch(limit) or int(limit) > limits.most:
         raise Refused(400, f"The query's limit must be a number from 1 to {limits.most}.")
-    return int(after), int(limit)
+    position = int(after) if cursors is None else cursors.read(principal(request).tenant, int(after))
+    return position, int(limit)
 
 
 def _shown(receipts: list[Receipt], caller: Principal) -> list[Receipt]:

@@ -13,6 +13,7 @@ from aiohttp import web
 from gateway.access.guard import Guarded, needs, principal
 from gateway.access.principal import Principal, Scope
 from gateway.ingest.answers import ParkedContents, ParkedDelivery, ParkedPage, ParkedReport
+from gateway.ingest.cursors import Cursors
 from gateway.ingest.limits import Limits
 from gateway.ingest.lookup import Audit, json_response, page_bounds
 from gateway.ingest.problem import Refused
@@ -34,9 +35,10 @@ _NOT_PARKED = (
 class Parking:
     """The routes under `/v1/parked`."""
 
-    def __init__(self, queue: Queue, audit: Audit, mask: Mask, limits: Limits) -> None:
+    def __init__(self, queue: Queue, audit: Audit, mask: Mask, cursors: Cursors, limits: Limits) -> None:
         self._queue = queue
         self._audit = audit
+        self._cursors = cursors
         self._mask = mask
         self._limits = limits
 
@@ -50,10 +52,11 @@ class Parking:
         )
 
     async def _list(self, request: web.Request) -> web.Response:
-        (after, limit), caller = page_bounds(request, self._limits), principal(request)
+        (after, limit), caller = page_bounds(request, self._limits, self._cursors), principal(request)
         parked = await self._queue.parked(after, limit, caller.sees)
         cursor = parked[-1].sequence if parked else after
-        return json_response(ParkedPage([_report(each, caller) for each in parked], str(cursor)))
+        shown = [_report(each, caller) for each in parked]
+        return json_response(ParkedPage(shown, self._cursors.write(caller.tenant, cursor)))
 
     async def _show(self, request: web.Request) -> web.Response:
         return json_response(_contents(await self._find(request), principal(request), self._mask))

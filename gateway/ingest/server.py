@@ -18,6 +18,7 @@ from gateway.ingest import openapi
 from gateway.ingest.administration import Administration, Entries, Keys
 from gateway.ingest.body import Body, too_large
 from gateway.ingest.credentials import CredentialDesk, CredentialRoutes
+from gateway.ingest.cursors import Cursors
 from gateway.ingest.door import Door
 from gateway.ingest.intake import Answer, Apps, Intake, Meter
 from gateway.ingest.invitation import Invited, invite_later
@@ -69,6 +70,7 @@ class Ingest:
         line: who signs for an (app, provider).
         keys: what callers show.
         allowance: how much each tenant may ask for.
+        cursors: how positions in lists are told.
     """
 
     def __init__(
@@ -84,12 +86,13 @@ class Ingest:
         credentials: CredentialDesk,
         keys: Keys,
         allowance: Allowance,
+        cursors: Cursors,
         line: Callable[[str, str], Line | None] = lambda app, provider: None,
         limits: Limits = Limits(),
     ) -> None:
         self._intake = Intake(apps, providers, queue, meter, limits, line)
-        self._lookup = Lookup(apps, queue, receipts, audit, limits)
-        self._parking = Parking(queue, audit, mask, limits)
+        self._lookup = Lookup(apps, queue, receipts, audit, cursors, limits)
+        self._parking = Parking(queue, audit, mask, cursors, limits)
         self._credentials = CredentialRoutes(credentials, limits)
         self._administration = Administration(keys, audit, limits)
         self._allowance = allowance

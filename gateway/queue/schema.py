@@ -281,7 +281,12 @@ CREATE TABLE api_keys_state (
 INSERT INTO api_keys_state VALUES (1, 0);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _AUDIT, _ORDERED_EXPIRY, _CREDENTIALS, _KEYS)
+_CURSORS = """
+ALTER TABLE api_keys_state ADD COLUMN cursors BLOB NOT NULL DEFAULT x'';
+UPDATE api_keys_state SET cursors = randomblob(32);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _AUDIT, _ORDERED_EXPIRY, _CREDENTIALS, _KEYS, _CURSORS)
 """What leads from each schema version (SQLite's `user_version`) to the next; the first starts from an empty file."""
 
 VERSION = len(MIGRATIONS)

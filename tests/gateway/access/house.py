@@ -24,6 +24,7 @@ from gateway.access.tokens import Tokens
 from gateway.audit.log import GATEWAY, AuditLog
 from gateway.credentials.desk import Desk
 from gateway.credentials.vault import find
+from gateway.ingest.cursors import Cursors
 from gateway.ingest.server import Ingest, application, runner
 from gateway.observe import health
 from gateway.observe.metrics import Metrics
@@ -91,6 +92,7 @@ async def house(settings: Settings, tls: Any = None) -> AsyncIterator[House]:
             mask=Mask(bytes(32)),
             credentials=Desk(queue.database, blocks, lambda *_: None, vault, settings.credentials, lambda: None),
             keys=KeyStore(queue.database),
+            cursors=Cursors(bytes(32)),
             allowance=Allowance(folder, settings.quotas(), queue.backlog),
         )
         readiness = health.Readiness("queue")

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 from gateway.access.gate import OpenGate
+from gateway.ingest.cursors import Cursors
 from gateway.ingest.door import Door
 from gateway.ingest.limits import Limits
 from gateway.ingest.server import Ingest, application, runner
@@ -104,6 +105,7 @@ async def serve() -> AsyncIterator[Serve]:
             audit=audit,
             mask=MASK,
             keys=MemoryKeys(),
+            cursors=Cursors(bytes(32)),
             allowance=Unlimited() if allowance is None else allowance,
             limits=Limits(**limits),
         )

@@ -7,6 +7,7 @@ import json
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from gateway.ingest import openapi
+from gateway.ingest.cursors import Cursors
 from gateway.ingest.limits import Limits
 from gateway.ingest.server import Ingest
 from tests.gateway.fakes import Counts, MemoryAudit, MemoryKeys, MemoryQueue, MemoryReceipts, NoCredentials, Unlimited
@@ -34,6 +35,7 @@ async def test_it_names_every_route() -> None:
         audit=MemoryAudit(),
         mask=str,
         keys=MemoryKeys(),
+        cursors=Cursors(bytes(32)),
         allowance=Unlimited(),
     )
     served = {(guarded.route.path, guarded.route.method.lower()) for guarded in ingest.routes()}
