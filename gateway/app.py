@@ -142,7 +142,7 @@ async def run_worker(
             line=credentials.line,
             keys=KeyStore(own),
             allowance=Allowance(settings.data, settings.quotas(), queue.backlog),
-            cursors=Cursors(await queue.database.read(cursor_secret)),
+            cursors=Cursors(await own.read(cursor_secret)),
             limits=Limits(body=int(settings.http.max_body), line=int(settings.http.max_line)),
         )
         if isinstance(queue, KafkaQueue):
