@@ -278,6 +278,17 @@ class Settings(BaseSettings):
             raise ValueError(f"access names tenants that there are not: {names}. Add [tenants.NAME] for each")
         return self
 
+    @model_validator(mode="after")
+    def _whole_group(self) -> Settings:
+        """What Kafka needs beside itself."""
+        if not self.kafka.servers:
+            return self
+        if not self.redis.url:
+            raise ValueError("kafka.servers needs redis.url: gateways of one group share keys and cancellations there")
+        if self.kafka.session_timeout < 1.5 * self.queue.lease_seconds:
+            raise ValueError("kafka.session_timeout has to be 1.5 times queue.lease_seconds at least")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,

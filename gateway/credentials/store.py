@@ -28,17 +28,12 @@ class Tally:
     __slots__ = ("accepted", "failed", "reason", "refused")
 
     def __init__(self) -> None:
-        self.begin()
-        self.heard()
+        self.reset()
 
-    def begin(self) -> None:
-        """Count answers from here on. A refusal that nobody was told of stays."""
+    def reset(self) -> None:
         self.accepted = 0
         self.failed = 0
         """Answers other than acceptance, whatever they say of the delivery."""
-
-    def heard(self) -> None:
-        """Everybody was told of the refusals."""
         self.refused = 0
         """Times that the service refused the credential itself."""
         self.reason = ""

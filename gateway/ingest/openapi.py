@@ -46,6 +46,23 @@ Node = dict[str, Any]
 
 
 @functools.cache
+def job_schema() -> dict[str, Any]:
+    """A JSON Schema of a job as one document: a request's body, and a record's value in Kafka."""
+    kinds = (JobDocument, Recipient)
+    _, schemas = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
+    schemas["JobDocument"]["properties"]["recipients"] = {
+        "type": "array",
+        "minItems": 1,
+        "items": {"$ref": "#/$defs/Recipient"},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A job for Carillon",
+        "$ref": "#/$defs/JobDocument",
+        "$defs": schemas,
+    }
+
+
 def document() -> bytes:
     """The description as JSON."""
     _, schemas = msgspec.json.schema_components(_COMPONENTS, ref_template=_REF + "{name}")

@@ -64,7 +64,7 @@ class Outgoing:
                 for event in self._events(row)
             ]
             if last.get(batch_id) == row.revision:
-                told[-1] = told[-1]._replace(headers=[*told[-1].headers, (DONE_HEADER, batch_id)])
+                told[-1] = told[-1]._replace(headers=[*told[-1].headers, (DONE_HEADER, batch_id.hex().encode())])
             records += told
         for stored in await self._producer.store(records):
             self.receipts_at[stored.partition] = max(stored.offset + 1, self.receipts_at.get(stored.partition, 0))

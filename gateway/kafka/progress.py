@@ -95,7 +95,7 @@ async def _read_done(
     async for record in to_the_end(reader, assigned):
         for name, value in record.headers:
             if name == DONE_HEADER:
-                legacy.done.add(value)
+                legacy.done.add(bytes.fromhex(value.decode()))
 
 
 async def to_the_end(reader: AIOKafkaConsumer, assigned: list[TopicPartition]):  # type: ignore[no-untyped-def]

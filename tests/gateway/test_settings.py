@@ -49,8 +49,12 @@ def test_the_example_holds_every_key_and_is_valid() -> None:
     assert set(settings.blocks()) == {("shop", "apns"), ("shop", "fcm"), ("shop", "webpush")}
     written = tomllib.loads(path.read_text())
     defaults = load(None, {"CARILLON_QUEUE__PATH": str(ROOT / "data/carillon.db")})
-    commented = {"http": TLS, "access": {"issuers", "certificates"}}
-    for section in ("http", "queue", "dispatch", "observe", "access"):
+    commented = {
+        "http": TLS,
+        "access": {"issuers", "certificates"},
+        "kafka": {"instance", "ca_file", "certificate_file", "key_file"},
+    }
+    for section in ("http", "queue", "kafka", "dispatch", "observe", "access"):
         known = set(type(getattr(settings, section)).model_fields)
         assert set(written[section]) | commented.get(section, set()) == known
         assert getattr(settings, section) == getattr(defaults, section)
@@ -289,3 +293,13 @@ def test_an_issuer_is_checked_at_start(tmp_path: Path, change: dict[str, str], t
     assert where.startswith("access.issuers.corporate")
     assert told in detail
     assert "secret" not in detail
+
+
+def test_kafka_needs_what_its_gateways_share() -> None:
+    """Without Redis, or with sessions that end before leases do, there is no group."""
+    kafka = {"CARILLON_KAFKA__SERVERS": '["kafka:9092"]'}
+    assert "redis.url" in mistakes(None, kafka)["settings"]
+    redis = {"CARILLON_REDIS__URL": "redis://redis"}
+    assert load(None, kafka | redis).kafka.servers == ("kafka:9092",)
+    short = {"CARILLON_KAFKA__SESSION_TIMEOUT": "10"}
+    assert "session_timeout" in mistakes(None, kafka | redis | short)["settings"]
