@@ -45,7 +45,7 @@ def found(pytestconfig: pytest.Config, tool: Callable[[str], Tool]) -> dict[str,
     """All that the chart can make, by kind."""
     if not pytestconfig.getoption("tools"):
         pytest.skip("only with --tools: the definitions are downloaded")
-    options = ["--values", CHART / "ci/kafka-values.yaml", "--set", "monitoring.enabled=true"]
+    options = ["--values", CHART / "ci/kafka-values.yaml", "--set", "monitoring.enabled=true", "--set", "tls=true"]
     options += ["--set", "autoscaling.triggerAuthentication=brokers"]
     return {document["kind"]: document for document in documents(rendered(tool("helm"), *options))}
 
