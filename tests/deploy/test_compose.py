@@ -67,7 +67,7 @@ def test_the_gateways_settings_are_settings() -> None:
     assert settings.http.host == "0.0.0.0"
     assert settings.data == Path("/data")
     assert settings.kafka.servers == ("kafka:9092",)
-    assert settings.redis.url == "redis://valkey:6379"
+    assert settings.redis.url.get_secret_value() == "redis://valkey:6379"
     assert settings.kafka.replication == settings.kafka.min_insync == 1, "there is one broker"
 
 

@@ -15,7 +15,7 @@ from bench.world import World
 from gateway.observe.metrics import FAMILIES
 from tests.deploy.conftest import DEPLOY, ROOT
 
-NAME = re.compile(r"\bcarillon_[a-z0-9_]+\b")
+NAME = re.compile(r"\bcarillon(?:_[a-z0-9]+)+\b")
 SELECTOR = re.compile(r"\b(carillon_[a-z0-9_]+)\{([^}]*)\}")
 MATCHER = re.compile(r'(\w+)\s*(?:=~|!=|!~|=)\s*"')
 ADDED = {"instance", "job"}
