@@ -81,9 +81,10 @@ def put_off(db: apsw.Connection, taken: Taken, error: ValueError, clock: float, 
     """Give a leased batch back for a while, or up for good: the queue's clock shows `clock`, the wall clock `now`."""
     failures = taken.failures + 1
     found = Unreadable(taken.job_id, taken.batch_id, taken.route, failures, failures >= TRIES, type(error).__name__)
+    wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(taken.failures, TRIES))
     db.execute(
         "UPDATE batches SET state = ?, due = ?, failures = ?, owner = NULL, lease_until = NULL WHERE sequence = ?",
-        (BatchState.DEFERRED, clock + min(LONGEST_WAIT, FIRST_WAIT * 2.0**taken.failures), failures, taken.sequence),
+        (BatchState.DEFERRED, clock + wait, failures, taken.sequence),
     )
     batch = batch_of(db, taken.sequence, "b.state = 7", ()) if found.given_up else None
     if batch is not None:
