@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 
 from gateway.http2.pool import tls_context
@@ -18,6 +19,8 @@ async def prove(provider: Provider, block: ProviderSettings, credential: Credent
         return Outcome(Verdict.CREDENTIAL, "it has expired")
     try:
         return await _prove(provider, block, credential)
+    except ssl.SSLError as error:  # before anything was sent: OpenSSL cannot read what was handed in
+        return Outcome(Verdict.CREDENTIAL, f"it cannot be used: {error.reason}")
     except RequestFailed as error:
         if credential.client_certificate is not None and _shaken(str(error)):
             return Outcome(Verdict.CREDENTIAL, f"no connection with this certificate: {error}")

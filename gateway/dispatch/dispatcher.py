@@ -21,9 +21,9 @@ from gateway.dispatch.exchanges import Exchanges
 from gateway.dispatch.exit import Exit
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.governor import Governor
-from gateway.dispatch.quarantine import Quarantine
 from gateway.dispatch.retry import Limits
 from gateway.dispatch.sender import Sender
+from gateway.dispatch.signers import Signers
 from gateway.dispatch.skew import Skew
 from gateway.dispatch.slices import Slices
 from gateway.dispatch.standing import Standing
@@ -76,9 +76,6 @@ STORE_RETRY = 1.0
 STORE_DEADLINE = 3.0
 """Seconds for giving back what is left at the end. What cannot be stored by then is recovered by whoever comes next."""
 
-FORMER_DEADLINE = 20.0
-"""Seconds for what is on a former credential's connections to be answered when they are closed."""
-
 log = structlog.get_logger()
 
 
@@ -111,6 +108,7 @@ class Dispatcher:
         self._slices = None if budgets is None else Slices(budgets, settings.workers, self._jitter)
         self._blocks: Mapping[tuple[str, str], ProviderSettings] = settings.blocks()
         self._exchanges = Exchanges(credentials.signings, readiness, self._wake_senders)
+        self._signers = Signers(credentials, self._pool, self._spawn)
         self._limits = Limits(
             settings.dispatch.max_attempts, settings.dispatch.backoff_base, settings.dispatch.backoff_cap
         )
@@ -329,7 +327,7 @@ class Dispatcher:
             self._spawn(self._conclude(lease))
             return
         block = self._blocks.get((route.app, route.provider))
-        if block is None or self._signing(route) is None:
+        if block is None or self._signers.of(route) is None:
             self._defer_unconfigured(lease)
             return
         sender = self._senders.get(route) or self._open_sender(route, block)
@@ -357,7 +355,7 @@ class Dispatcher:
             sender.wake()
 
     def _open_sender(self, route: Route, block: ProviderSettings) -> Sender:
-        provider, signing = PROVIDERS[route.provider], self._signing(route)
+        provider, signing = PROVIDERS[route.provider], self._signers.of(route)
         assert signing is not None, "settings and credentials come from one configuration"
         origin = route.place or provider.endpoint(block)
         dispatch, now = self._settings.dispatch, self._loop.time()
@@ -379,9 +377,7 @@ class Dispatcher:
             clock=self._queue.time,
         )
         sender.stopped = self._stopping()
-        sender.pool = self._pool(sender, signing, sender)
-        self._set_exit(sender)
-        self._set_quarantine(sender)
+        self._signers.equip(sender)
         return sender
 
     def _governor(self, route: Route, rate: float | None, now: float) -> Governor:
@@ -410,60 +406,11 @@ class Dispatcher:
             jitter=self._jitter,
         )
 
-    # Who signs
-
-    def _signing(self, route: Route) -> Signing | None:
-        """Who signs for a route: for targets that are bound to a credential, that one."""
-        line = self._credentials.line(route.app, route.provider)
-        if line is None:
-            return None
-        return line.pairs.get(route.pair) if route.pair else line.first
-
     def follow_credentials(self) -> None:
         """Others sign from now on, or another share: to be called when the store was told so."""
         self._exchanges.forget({signing.name for signing in self._credentials.signings()})
         for sender in list(self._senders.values()):
-            signing = self._signing(sender.route)
-            if signing is not None and signing is not sender.signing:
-                self._change_signing(sender, signing)
-            self._set_exit(sender)
-            sender.wake()
-
-    def _change_signing(self, sender: Sender, signing: Signing) -> None:
-        """Have another credential sign at once. What is on the wire is answered on its own connections, which stay
-        beside until the store forgets their credential."""
-        ready = sender.exit
-        if ready is None or ready.signing is not signing:
-            if ready is not None:
-                self._spawn(ready.close(FORMER_DEADLINE))
-            ready = self._exit(sender, signing)
-        pool = ready.change(sender.signing, sender.pool)
-        ready.pool.serve(ready, ready)
-        pool.serve(sender, sender)
-        sender.pool, sender.exit = pool, ready
-        sender.sign_with(signing)
-        sender.breaker.forgive()
-        self._spawn(sender.quarantine.close(FORMER_DEADLINE))
-        self._set_quarantine(sender)
-
-    def _set_exit(self, sender: Sender) -> None:
-        """The second credential that the store names has its own way out, and no other has."""
-        line = self._credentials.line(sender.route.app, sender.route.provider)
-        second = line.second if line is not None and line.first is sender.signing else None
-        if sender.exit is not None and sender.exit.signing is not second:
-            self._spawn(sender.exit.close(FORMER_DEADLINE))
-            sender.exit = None
-        if sender.exit is None and second is not None:
-            sender.exit = self._exit(sender, second)
-
-    def _exit(self, sender: Sender, signing: Signing) -> Exit:
-        opened = Exit(sender, signing)
-        opened.pool = self._pool(sender, signing, opened)
-        return opened
-
-    def _set_quarantine(self, sender: Sender) -> None:
-        signing = sender.signing
-        sender.quarantine = Quarantine(sender, lambda source: self._pool(sender, signing, source, 1))
+            self._signers.follow(sender)
 
     # The end of a batch
 

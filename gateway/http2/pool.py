@@ -14,6 +14,7 @@ import functools
 import os
 import random
 import ssl
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, Protocol
@@ -329,10 +330,16 @@ def tls_context(ca_file: str | None, client_certificate: ClientCertificate | Non
 @contextlib.contextmanager
 def _in_memory(secret: Secret) -> Iterator[str]:
     """A path to read it from: OpenSSL takes certificates from files only, and no disk is to have it."""
-    with os.fdopen(os.memfd_create("carillon", os.MFD_CLOEXEC), "wb") as file:
-        file.write(secret.reveal())
-        file.flush()
-        yield f"/proc/self/fd/{file.fileno()}"
+    if not hasattr(os, "memfd_create"):  # only Linux has it; elsewhere a file that nobody else may read
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(secret.reveal())
+            file.flush()
+            yield file.name
+        return
+    with os.fdopen(os.memfd_create("carillon", os.MFD_CLOEXEC), "wb") as memory:
+        memory.write(secret.reveal())
+        memory.flush()
+        yield f"/proc/self/fd/{memory.fileno()}"
 
 
 @functools.cache

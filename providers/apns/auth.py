@@ -143,7 +143,7 @@ class Certificate:
     def __init__(self, settings: ApnsSettings, chain: Secret, key: Secret | None, path: str = keys.GIVEN) -> None:
         """`key` is None where it is in the chain's file; `path` is for errors."""
         try:
-            certificate = x509.load_pem_x509_certificate(chain.reveal())
+            certificate = x509.load_pem_x509_certificates(chain.reveal())[0]  # with its chain, which is sent as it is
         except ValueError:
             raise ValueError(f"certificate_file: {path} is not a PEM certificate") from None
         self.client_certificate: ClientCertificate | None = ClientCertificate(chain, key or chain)
