@@ -94,6 +94,7 @@ class World:
             self.readiness,
             jitter=random.Random(1),
         )
+        self.dispatcher._guard = None  # type: ignore[assignment]  # this network has no addresses to look at
 
     @property
     def shop(self) -> Service:
@@ -333,7 +334,7 @@ class TestTrouble:
             await asyncio.sleep(5.0)
             assert set(world.states(job)) == {"pending"}
             assert not any(sender.flights for sender in world.dispatcher._senders.values()), "they wait in the queue"
-            assert "check the credential" in world.parts["route shop/stub"]
+            assert "carillon credentials list" in world.parts["route shop/stub"]
             before = world.shop.taken
             await asyncio.sleep(breaker_rules.CREDENTIAL_HOLD - 10.0)
             assert world.shop.taken == before
