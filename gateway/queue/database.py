@@ -28,6 +28,7 @@ class Database:
         self._durable = durable
         self._writer: Writer | None = None
         self._reader: apsw.Connection | None = None
+        self._watch: apsw.Connection | None = None
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="queue-reader")
 
     async def open(self) -> None:
@@ -36,10 +37,10 @@ class Database:
         Raises:
             QueueError: the file is not ours, from a newer program, damaged, or out of reach.
         """
-        writing, self._reader, turnstile = await asyncio.to_thread(self._connect)
+        writing, self._reader, self._watch, turnstile = await asyncio.to_thread(self._connect)
         self._writer = Writer(writing, turnstile)
 
-    def _connect(self) -> tuple[apsw.Connection, apsw.Connection, Turnstile]:
+    def _connect(self) -> tuple[apsw.Connection, apsw.Connection, apsw.Connection, Turnstile]:
         with ExitStack() as undo:
             writing = schema.connect(self.path)
             undo.callback(writing.close)
@@ -51,21 +52,24 @@ class Database:
                 schema.migrate(writing, self.path)
                 reading.execute("PRAGMA query_only = ON")
                 reading.execute("PRAGMA cache_size = -4096")
+                watching = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)  # never waits for a lock
+                undo.callback(watching.close)
                 turnstile = Turnstile(self.path.with_name(f"{self.path.name}-turn"), schema.BUSY_MILLISECONDS / 1000)
             except apsw.Error as error:
                 raise sentence(error) from error
             except OSError as error:
                 raise QueueError(f"{error.filename} cannot be created ({error.strerror})") from error
             undo.pop_all()
-        return writing, reading, turnstile
+        return writing, reading, watching, turnstile
 
     async def close(self) -> None:
         """Finish what was handed in, then let go of the file."""
-        if self._writer is None or self._reader is None:
+        if self._writer is None or self._reader is None or self._watch is None:
             self._reading.shutdown()
             return
         writer, reader = self._writer, self._reader
-        self._reader = None
+        self._watch.close()
+        self._reader = self._watch = None
         await asyncio.get_running_loop().run_in_executor(self._reading, reader.close)
         await writer.close()
         self._reading.shutdown()
@@ -84,6 +88,17 @@ class Database:
     def failing(self) -> bool:
         """Whether the disk refused what was last to be stored. Only another attempt shows that it is well again."""
         return self._writer is not None and self._writer.failing
+
+    @property
+    def revision(self) -> int | None:
+        """A number that changes with each commit of any process, 10 us from the shared memory; None where that cannot
+        be read now."""
+        if self._watch is None:
+            raise QueueError("the queue is closed")
+        try:
+            return int(self._watch.pragma("data_version"))
+        except apsw.Error:
+            return None
 
     async def read(self, query: Callable[[apsw.Connection], T]) -> T:
         """Run a query in one snapshot of what is committed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -86,6 +87,29 @@ def ripen(db: apsw.Connection, clock: float, now: float) -> None:
             f"(SELECT sequence FROM batches WHERE state = {state:d} AND due <= ? ORDER BY due LIMIT ?)",
             (due, RIPE_AT_ONCE),
         )
+
+
+class Quiet(NamedTuple):
+    """Until when there is nothing to take unless something changes."""
+
+    clock: float
+    """Of the queue's clock."""
+    wall: float
+    """UNIX seconds."""
+
+
+def quiet(db: apsw.Connection) -> Quiet | None:
+    """None if there is something to take now."""
+    if first(db, "SELECT 1 FROM batches WHERE state = 1 LIMIT 1") is not None:
+        return None
+    scheduled, deferred, leased = only(
+        db,
+        f"SELECT (SELECT min(due) FROM batches WHERE state = {BatchState.SCHEDULED:d}), "
+        f"(SELECT min(due) FROM batches WHERE state = {BatchState.DEFERRED:d}), "
+        f"(SELECT min(lease_until) FROM batches WHERE state = {BatchState.LEASED:d})",
+    )
+    waits = [until for until in (deferred, leased) if until is not None]
+    return Quiet(min(waits, default=math.inf), math.inf if scheduled is None else scheduled)
 
 
 def lease(

@@ -46,7 +46,7 @@ from gateway.queue.columns import Columns
 from gateway.queue.database import Database
 from gateway.queue.dead import DeadFilter, count_dead, dead_since, known_dead
 from gateway.queue.flight import Entry, FlightRecorder, Trace
-from gateway.queue.leases import Deaths, Hold
+from gateway.queue.leases import Deaths, Hold, Quiet
 from gateway.queue.rows import first, only
 from gateway.queue.unreadable import Unreadable
 from gateway.queue.uploads import Holder
@@ -71,6 +71,7 @@ class _Leased(NamedTuple):
     blamed: int
     """Batches that are blamed for a holder's death."""
     unreadable: list[Unreadable]
+    quiet: Quiet | None
 
 
 class SqliteQueue:
@@ -125,10 +126,14 @@ class SqliteQueue:
         self._recorder: FlightRecorder | None = None
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._scan_from = 0
+        # The file's revisions in which nothing was found; while they last, nobody need look again.
+        self._without_work: tuple[int, Quiet] | None = None
+        self._without_cancellations: tuple[int, int] | None = None  # and the cursor
         self._to_abandon: set[str] = set()
         self._dead = DeadFilter()
         self._dead_revision = 0
         self._dead_looked = float("-inf")
+        self._dead_seen: int | None = None  # the file's revision then
         self._looking = asyncio.Lock()
         self._taker: Taker | None = None
 
@@ -291,9 +296,12 @@ class SqliteQueue:
 
     async def lease(self, room: Room, now: float) -> list[Lease]:
         recorder = self._recording()
+        revision = self.database.revision
+        if self._still_quiet(revision, now):
+            return []
         slots = recorder.reserve(min(room.batches, recorder.room))
         try:
-            found = await self._take(room, len(slots), now)
+            found = await self._take(room, len(slots), now, revision)
             self._keep({each.job.id: each.job for each in found})
             self._suspect = next(
                 (_entry(each) for each in found if each.taken.crashes >= self._max_crashes - 1), self._suspect
@@ -302,7 +310,14 @@ class SqliteQueue:
         finally:
             recorder.unreserve(slots)
 
-    async def _take(self, room: Room, limit: int, now: float) -> list[unreadable.Contents]:
+    def _still_quiet(self, revision: int | None, now: float) -> bool:
+        if self._without_work is None or self.database.failing:
+            return False
+        self._awake()
+        former, quiet = self._without_work
+        return revision == former and self.time() < quiet.clock and now < quiet.wall
+
+    async def _take(self, room: Room, limit: int, now: float, revision: int | None) -> list[unreadable.Contents]:
         future = self.database.write(partial(self._leasing, room, limit, now))
         try:
             leased = await asyncio.shield(future)
@@ -310,6 +325,7 @@ class SqliteQueue:
             future.add_done_callback(self._give_back_unseen)
             raise
         self._scan_from = leased.scan_from
+        self._without_work = None if revision is None or leased.quiet is None else (revision, leased.quiet)
         self._crashed(leased.blamed)
         for each in leased.unreadable:
             self._on_unreadable(each)
@@ -325,7 +341,7 @@ class SqliteQueue:
         until, last_chance = clock + self._lease_seconds, self._max_crashes - 1
         suspected = self._suspect is not None
         taken, scan_from = leases.lease(db, room, limit, self.owner, until, self._scan_from, last_chance, suspected)
-        leased = _Leased([], scan_from, blamed, [])
+        leased = _Leased([], scan_from, blamed, [], leases.quiet(db))
         jobs: dict[str, Job] = {}
         for each in taken:
             try:
@@ -419,7 +435,11 @@ class SqliteQueue:
         return known
 
     async def cancelled(self, after: int) -> tuple[int, list[str]]:
+        revision = self.database.revision
+        if self._without_cancellations == (revision, after):
+            return after, []
         rows = await self.database.read(partial(sweeping.cancellations, after=after))
+        self._without_cancellations = None if rows or revision is None else (revision, after)
         return (rows[-1][0] if rows else after), [job_id for _, job_id in rows]
 
     async def recover(self, now: float) -> None:
@@ -493,10 +513,14 @@ class SqliteQueue:
         """Bring the filter up to what all processes have written."""
         async with self._looking:
             self._dead_looked = time.monotonic()
+            revision = self.database.revision
+            if revision is not None and revision == self._dead_seen:
+                return
             if self._dead_revision == 0 or self._dead.crowded:
                 await self._read_dead(DeadFilter(await self.database.read(count_dead)), 0)
             else:
                 await self._read_dead(self._dead, self._dead_revision)
+            self._dead_seen = revision
 
     async def _read_dead(self, into: DeadFilter, after: int) -> None:
         rows = [(after, b"")]
