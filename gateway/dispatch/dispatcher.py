@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from gateway.credentials.store import CredentialStore, Signing
+from gateway.dispatch import eager
 from gateway.dispatch.boarding import Plans, board, conclude, count_tries
 from gateway.dispatch.breaker import Breaker
 from gateway.dispatch.budget import Budget
@@ -181,7 +182,7 @@ class Dispatcher:
         for lease in leases:
             sender = self._senders[lease.route]  # since it is wanted
             sender.in_hand[Lane.TRANSACTIONAL] += load(lease.count)  # also as long as it is no flight
-            self._spawn(self._board_handed(lease, sender))
+            eager.start(self._board_handed(lease, sender), self._spawn)
 
     async def _board_handed(self, lease: Lease, sender: Sender) -> None:
         try:

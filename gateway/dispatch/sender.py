@@ -231,7 +231,7 @@ class Sender:
                 continue
             if former is not None and (flight is former or flight.job is not former.job or window < flight.body_size):
                 break
-            if not self._turn.room:
+            if not self._room(flight):
                 if not parts:
                     self._turn.wait(self.wake)
                 break
@@ -305,9 +305,13 @@ class Sender:
         allowed = self.breaker.allowance(now, self._on_wire)
         # At least one request, even if its body is larger than the window: it then goes out in parts.
         by_window = max(1, window // flight.body_size)
-        by_turn = math.ceil(min(1.0, self._turn.room) * flight.plan.slice)
+        by_turn = math.ceil(min(1.0, self._room(flight)) * flight.plan.slice)
         count = min(streams, by_window, by_turn, self.governor.room(now))
         return count if allowed is None else min(count, allowed)
+
+    def _room(self, flight: Flight) -> float:
+        """Slices that a flight may send in this round of the loop."""
+        return self._turn.room_for_codes if flight.job.lane is Lane.TRANSACTIONAL else self._turn.room
 
     def _drop_rejected(
         self, flight: Flight, indexes: Sequence[int], rendered: Rendered, wall: float

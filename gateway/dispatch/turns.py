@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 ROUND = 2.0
 """Slices that the app with the largest weight may send in one round: some five milliseconds of work."""
 
-SHORT_ROUND = 0.5
-"""The same while one-time codes come. Each of them needs several rounds from its request to the wire."""
+SHORT_ROUND = 1.0
+"""The same while one-time codes come. Each of them needs three rounds from its request to the wire."""
 
 SHORT_FOR = 1.0
 """Seconds after a one-time code for which rounds stay short: cut so fine, a campaign costs some per cent more."""
@@ -23,6 +23,10 @@ SHORT_FOR = 1.0
 LEAST = 0.2
 """Slices. Of anybody in a round, and of a slice that is cut for a round's end: smaller ones cost more than they are
 worth, and an app of little weight has the processor for itself most of the time."""
+
+
+OVERDRAFT = 1.0
+"""Slices of later rounds that an app's one-time codes may take in this one, so that they need not wait for its end."""
 
 
 class Turn:
@@ -40,6 +44,11 @@ class Turn:
     def room(self) -> float:
         """Slices that may still be sent in this round. What is more than was left is taken off the next ones."""
         return max(self._left, LEAST) if self._left > 0 else 0.0
+
+    @property
+    def room_for_codes(self) -> float:
+        """The same, for one-time codes."""
+        return max(self._left, LEAST) if self._left > -OVERDRAFT else 0.0
 
     def spend(self, slices: float) -> None:
         if not self._renewing:

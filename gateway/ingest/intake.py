@@ -196,9 +196,10 @@ class Intake:
 
     async def _split(self, array: bytes, splitter: Splitter) -> list[NewBatch]:
         batches: list[NewBatch] = []
-        for slice_ in decode_array(array, self._limits.line, splitter.refusals):
+        for number, slice_ in enumerate(decode_array(array, self._limits.line, splitter.refusals)):
+            if number:
+                await asyncio.sleep(0)
             batches += splitter.add(slice_)
-            await asyncio.sleep(0)
         return batches + splitter.rest()
 
     async def _store(self, job: Job, splitter: Splitter, first: bytes, texts: AsyncIterator[bytes]) -> list[NewBatch]:

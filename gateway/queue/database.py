@@ -74,15 +74,22 @@ class Database:
         await writer.close()
         self._reading.shutdown()
 
-    def write(self, operation: Operation[T], *, patient: bool = False) -> asyncio.Future[T]:
+    def write(
+        self,
+        operation: Operation[T],
+        *,
+        patient: bool = False,
+        first: Callable[[asyncio.Future[T]], None] | None = None,
+    ) -> asyncio.Future[T]:
         """Run an operation in the next transaction; it is durable when the future is done.
 
         Cancelling the future does not take the operation back. Operations run in the order of the calls. A `patient`
-        one waits some milliseconds for others to share their transaction.
+        one waits some milliseconds for others to share their transaction. `first` is called as soon as the future is
+        done, before whoever waits for it; it may not raise.
         """
         if self._writer is None:
             raise QueueError("the queue is closed")
-        return self._writer.submit(operation, patient=patient)
+        return self._writer.submit(operation, patient=patient, first=first)
 
     @property
     def failing(self) -> bool:

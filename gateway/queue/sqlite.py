@@ -219,8 +219,7 @@ class SqliteQueue:
         def operation(db: apsw.Connection) -> Replay | Twin | list[int]:
             return uploads.submit(db, job, idempotency, batches, answer, keep_until, self._high_water, holder)
 
-        future = self.database.write(operation)
-        future.add_done_callback(partial(self._submitted, job, batches, slots, until))
+        future = self.database.write(operation, first=partial(self._submitted, job, batches, slots, until))
         stored = await asyncio.shield(future)  # even if its caller is gone, what was leased has its holder
         return None if isinstance(stored, list) else stored
 

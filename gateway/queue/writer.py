@@ -40,10 +40,11 @@ COMPANY = 0.005
 class _Waiting(NamedTuple):
     operation: Operation[Any]
     future: asyncio.Future[Any]
+    first: Callable[[asyncio.Future[Any]], None] | None
 
 
 class _Done(NamedTuple):
-    future: asyncio.Future[Any]
+    of: _Waiting
     result: Any
     error: Exception | None
 
@@ -84,15 +85,22 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="queue-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, operation: Operation[T], *, patient: bool = False) -> asyncio.Future[T]:
+    def submit(
+        self,
+        operation: Operation[T],
+        *,
+        patient: bool = False,
+        first: Callable[[asyncio.Future[T]], None] | None = None,
+    ) -> asyncio.Future[T]:
         """Hand an operation in; the future is done when it is durable. Cancelling it does not stop the operation.
 
-        A `patient` one goes with the next that is not, and at the latest after `COMPANY`.
+        A `patient` one goes with the next that is not, and at the latest after `COMPANY`. `first` is called as soon as
+        the future is done, a round of the loop before whoever waits for it.
         """
         if self._closed:
             raise QueueError("the queue is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._gathered.append(_Waiting(operation, future))
+        self._gathered.append(_Waiting(operation, future, first))
         if not patient:
             self._hand_in()
         elif self._handing_in is None:
@@ -143,7 +151,7 @@ class Writer:
             self.failing = True
             self._log_pages = CHECKPOINT_PAGES  # copied into the file, the log's room can be used again
             if len(group) == 1:
-                return [_Done(group[0].future, None, sentence(error))]
+                return [_Done(group[0], None, sentence(error))]
         return [done for item in group for done in self._commit([item])]
 
     def _transaction(self, group: list[_Waiting]) -> list[_Done]:
@@ -177,7 +185,7 @@ class Writer:
             execute("ROLLBACK TO operation")
             result, error = None, refused
         execute("RELEASE operation")
-        return _Done(item.future, result, error)
+        return _Done(item, result, error)
 
     def _note_log(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self._log_pages = pages
@@ -208,10 +216,12 @@ class Writer:
 
 
 def _resolve(done: list[_Done]) -> None:
-    for future, result, error in done:
+    for (_, future, first), result, error in done:
         if future.done():
-            continue  # its caller was cancelled
-        if error is None:
+            pass  # its caller was cancelled
+        elif error is None:
             future.set_result(result)
         else:
             future.set_exception(error)
+        if first is not None:
+            first(future)
