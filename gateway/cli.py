@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from enum import StrEnum
+from http import HTTPStatus
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +28,7 @@ from rich.table import Column, Table
 
 from gateway.access_commands import SettingsLog, audit, first_key, keys
 from gateway.advice import advice
-from gateway.client import Client, Page
+from gateway.client import Client, Page, Refused
 from gateway.credential_commands import commands as credential_commands
 from gateway.kafka_commands import dlq, topics
 from gateway.terminal import (
@@ -268,11 +269,16 @@ def send(
 
 def _await_receipt(caller: Client, job_id: str, timeout: float) -> dict[str, Any] | None:
     deadline = time.monotonic() + timeout
-    while not (page := caller.receipts(job_id)).receipts:
+    while True:
+        try:
+            if found := caller.receipts(job_id).receipts:
+                return found[0]
+        except Refused as error:
+            if error.status != HTTPStatus.NOT_FOUND:  # over Kafka a job can be seen some moments after it was taken
+                raise
         if time.monotonic() > deadline:
             return None
         time.sleep(POLL)
-    return page.receipts[0]
 
 
 def _sentence(receipt: Mapping[str, Any]) -> str:

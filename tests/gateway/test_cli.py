@@ -37,6 +37,8 @@ class FakeGateway:
         self.decided: list[tuple[str, str]] = []
         self.problem: dict[str, Any] | None = None
         self.url = ""
+        self.unknown = 0
+        """How often a job is not found before it is: one that went over Kafka is seen some moments later."""
 
     async def submit(self, request: web.Request) -> web.Response:
         if self.problem is not None:
@@ -45,7 +47,8 @@ class FakeGateway:
         return web.json_response({"job": JOB, "accepted": 1, "refused": [], "refused_count": 0}, status=202)
 
     async def receipts(self, request: web.Request) -> web.Response:
-        if request.match_info["id"] != JOB:
+        self.unknown -= 1
+        if request.match_info["id"] != JOB or self.unknown >= 0:
             return web.json_response({"status": 404, "detail": "There is no such job."}, status=404)
         at = int(request.query.get("after", "0"))
         page = self.pages[at] if at < len(self.pages) else []
@@ -182,6 +185,14 @@ def test_send_waits_for_the_receipt(gateway: FakeGateway) -> None:
     assert result.exit_code == 0
     assert result.output.startswith("accepted: ")
     assert "delivered" not in result.output
+
+
+def test_send_waits_until_its_job_can_be_seen(gateway: FakeGateway) -> None:
+    """A job that was taken a moment ago and is not found yet is no wrong answer."""
+    gateway.pages, gateway.unknown = [[receipt()]], 2
+    assert send(gateway, "--wait").output.startswith("accepted: ")
+    gateway.unknown = 1_000
+    assert json.loads(send(gateway, "--wait", "--timeout", "0", "--json").stdout)["state"] == "pending"
 
 
 def test_send_says_why_not_and_what_to_do(gateway: FakeGateway) -> None:
