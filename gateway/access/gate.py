@@ -27,7 +27,9 @@ _TWO_TENANTS = "The client certificate is another tenant's than this credential.
 class Keys(Protocol):
     """What is asked of `keyring.Keyring`."""
 
-    async def holder(self, secret: str) -> Principal | None: ...
+    def remembered(self, field: str) -> Principal | None: ...
+
+    async def holder(self, secret: str, field: str) -> Principal | None: ...
 
 
 class Tokens(Protocol):
@@ -61,8 +63,12 @@ class CheckedGate:
 
     async def admit(self, request: web.BaseRequest) -> Principal:
         """See `guard.Gate`. A credential that is shown is what counts, also where none is asked for."""
-        certified = self._certified(request) if self._certificates else None
         fields = request.headers.getall(AUTHORIZATION, ())
+        certified = None
+        if self._certificates:
+            certified = self._certified(request)
+        elif len(fields) == 1 and (known := self._keyring.remembered(fields[0])) is not None:
+            return known
         if fields:
             return await self._bearer(fields, certified)
         if certified is not None:
@@ -86,8 +92,10 @@ class CheckedGate:
         scheme, _, credential = fields[0].partition(" ")
         if len(fields) > 1 or scheme.lower() != "bearer":
             raise Unauthenticated(_MANY if len(fields) > 1 else _SCHEME, presented=True)
-        known = self._keyring.holder if credential.startswith(keys.PREFIX) else self._tokens.bearer
-        principal = await known(credential)
+        if credential.startswith(keys.PREFIX):
+            principal = await self._keyring.holder(credential, fields[0])
+        else:
+            principal = await self._tokens.bearer(credential)
         if principal is None:
             raise Unauthenticated(_BAD, presented=True)
         if certified is not None and certified.tenant != principal.tenant:

@@ -156,10 +156,10 @@ def cursor_secret(db: apsw.Connection) -> bytes:
     return bytes(only(db, "SELECT cursors FROM api_keys_state")[0])
 
 
-def note_use(db: apsw.Connection, used: Iterable[tuple[str, float]]) -> None:
-    """Keep when keys were last used: id, UNIX seconds."""
-    for key_id, at in used:
-        db.execute("UPDATE api_keys SET last_used = max(coalesce(last_used, 0), ?) WHERE id = ?", (at, key_id))
+def note_use(db: apsw.Connection, used: Iterable[str], now: float) -> None:
+    """Keep that keys were used lately, by their ids."""
+    for key_id in used:
+        db.execute("UPDATE api_keys SET last_used = max(coalesce(last_used, 0), ?) WHERE id = ?", (now, key_id))
 
 
 def _fault(wish: Wish, now: float) -> str:

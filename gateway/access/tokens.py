@@ -6,7 +6,6 @@ that was found good is remembered until it expires or the keys change, so that a
 
 from __future__ import annotations
 
-import hashlib
 import ssl
 import time
 from collections import OrderedDict
@@ -50,7 +49,7 @@ class Tokens:
     def __init__(self, issuers: Mapping[str, Issuer], tenants: Collection[str]) -> None:
         self._issuers = {each.issuer: (name, each, _key_set(each)) for name, each in issuers.items()}
         self._tenants = frozenset(tenants)
-        self._good: OrderedDict[bytes, _Good] = OrderedDict()
+        self._good: OrderedDict[str, _Good] = OrderedDict()
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Begin to fetch the keys; nothing waits for it, as an issuer that is down must not keep the gateway down."""
@@ -62,18 +61,17 @@ class Tokens:
         """Who comes with this token; None: it is no good, whatever the reason."""
         if not self._issuers or len(token) > LONGEST:
             return None
-        hashed = hashlib.sha256(token.encode()).digest()
-        good = self._good.get(hashed)
+        good = self._good.get(token)
         if good is not None and time.time() < good.expires and good.generation == good.keys.generation:
             return good.principal
-        self._good.pop(hashed, None)
+        self._good.pop(token, None)
         try:
             good = await self._check(token)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             return None
         if good is None:
             return None
-        self._good[hashed] = good
+        self._good[token] = good
         if len(self._good) > REMEMBERED:
             self._good.popitem(last=False)
         return good.principal

@@ -128,6 +128,28 @@ async def test_another_workers_keys_are_followed(database: Database) -> None:
     following.cancel()
 
 
+async def test_what_was_good_is_remembered_until_any_key_changes(database: Database) -> None:
+    """As it was sent, and no longer than the key is good; nothing else is known by it."""
+    now = time.time()
+    clock = [now]
+    made = await make(database, SEND._replace(expires=now + 100))
+    ring = Keyring(database, lambda: clock[0])
+    field = f"Bearer {made.secret}"
+    assert ring.remembered(field) is None
+    held = await ring.holder(made.secret, field)
+    assert held is not None
+    assert ring.remembered(field) is held
+    assert [ring.remembered(other) for other in ("", field.lower(), field + " ", made.secret)] == [None] * 4
+    clock[0] = now + 100
+    assert ring.remembered(field) is None
+    clock[0] = now
+    await database.write(lambda db: keys.revoke(db, now, OPERATOR, made.key.id))
+    await ring.look()
+    assert ring.remembered(field) is None
+    assert await ring.holder(made.secret, field) is None
+    assert ring.remembered(field) is None
+
+
 async def test_a_flood_of_wrong_keys_looks_into_the_file_ten_times_a_second(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
