@@ -150,6 +150,33 @@ async def test_status(queue: SqliteQueue, store: ReceiptStore) -> None:
     assert (status.first_finished_at, status.finished_at) == (NOW + 7, None)
 
 
+async def test_status_of_the_parked(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """Of parked batches, what has its receipt is not counted as parked; of others nothing is."""
+    new = await stored(queue, batch(5), batch(3, FCM), batch(7))
+    first, second, third = sorted(await queue.lease(room(), NOW), key=lambda lease: lease.count)
+    answer(second, State.ACCEPTED, State.SENT, State.REJECTED)
+    answer(third, State.ACCEPTED)
+    for lease in (first, second, third):
+        await queue.checkpoint(lease, [], NOW)
+    parked = (first.sequence, second.sequence)
+    await queue.database.write(lambda db: db.execute("UPDATE batches SET state = 8 WHERE sequence IN (?, ?)", parked))
+    status = await store.job(new.id)
+    assert status is not None
+    assert status.parked == 3 + (5 - 2)
+    assert status.counts["pending"] == 15 - 3
+
+
+async def test_deliveries_of_others_are_not_there(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """Whoever may not see an app learns nothing of its ids, not even that they exist."""
+    ours, theirs = batch(2), batch(2)
+    await stored(queue, ours)
+    await stored(queue, theirs, app="bank")
+    ids = [delivery_prefix(each.id) + digits.decode() for each in (ours, theirs) for digits in INDEX_DIGITS[:2]]
+    assert list(await store.deliveries(ids, lambda app: app == "shop")) == ids[:2]
+    assert await store.deliveries(ids, lambda app: False) == {}
+    assert list(await store.deliveries(ids)) == ids
+
+
 async def test_status_of_the_finished(queue: SqliteQueue, store: ReceiptStore) -> None:
     """A finished job says when its last batch ended."""
     new = await finished(queue, 1, 1, at=NOW + 3)
