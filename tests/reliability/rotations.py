@@ -34,6 +34,14 @@ WINDOW = 0.3
 """Seconds of a canary at each share: a look a second makes them one."""
 
 
+STOCK = 2000
+"""Recipients that are made at a time."""
+
+
+UPLOADS = 6
+"""At a time; an app may have eight."""
+
+
 class New(NamedTuple):
     """A credential, and how the simulator is told of it."""
 
@@ -136,6 +144,8 @@ class Load:
         self._app = app
         self._rates = rates
         self._seed = 0
+        self._uploads = asyncio.Semaphore(UPLOADS)
+        self._stock: dict[tuple[str, str], list[tuple[bytes, str, str | None]]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Submit until told to stop."""
@@ -155,20 +165,30 @@ class Load:
             lines += prepared.lines
             keys |= prepared.keys
         head = job(app=self._app, class_="transactional" if self._app == BANK else "promotional")
-        answer = await self._api.submit(chunks(head, lines))
+        async with self._uploads:
+            answer = await self._api.submit(chunks(head, lines))
         assert answer["accepted"] == len(lines), answer
         self.ledger.accepted(keys)
         self.jobs.append(answer["job"])
 
     def _prepared(self, provider: str, count: int) -> Recipients:
-        endpoints = self._world.ready["services"][provider]["endpoints"]
         name, key = "", ""
         if provider == "webpush":
             name, key = list(self.pairs.items())[self._seed % len(self.pairs)]
-        made = recipients(provider, count, seed=self._seed, name=name, endpoints=endpoints)
+        stock = self._stock.setdefault((provider, name), [])
+        if len(stock) < count:
+            stock += self._made(provider, name, key)
+        taken = [stock.pop() for _ in range(count)]
+        return Recipients([line for line, _, _ in taken], {recipient: at for _, recipient, at in taken})
+
+    def _made(self, provider: str, name: str, key: str) -> list[tuple[bytes, str, str | None]]:
+        """Many at once: to begin with subscriptions costs a thousand keys."""
+        endpoints = self._world.ready["services"][provider]["endpoints"]
+        made = recipients(provider, STOCK, seed=self._seed, name=name, endpoints=endpoints)
         bound = b'"applicationServerKey":"%b","keys"' % key.encode() if key else b'"keys"'
         lines = [b'{"id":"%b-' % self._app.encode() + line[7:].replace(b'"keys"', bound) for line in made.lines]
-        return Recipients(lines, {f"{self._app}-{recipient}": at for recipient, at in made.keys.items()})
+        keys = [(f"{self._app}-{recipient}", at) for recipient, at in made.keys.items()]
+        return [(line, recipient, at) for line, (recipient, at) in zip(lines, keys, strict=True)]
 
     async def finish(self) -> list[float]:
         """Wait for all receipts and enter them; milliseconds from acceptance to each."""
