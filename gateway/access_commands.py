@@ -64,8 +64,8 @@ def create(
     """Make a key and show it: this once, as only its hash is kept. A running gateway takes it at once."""
     from gateway.access.keys import KeyRefused, Wish
     from gateway.access.keys import create as make
+    from gateway.durations import seconds
     from gateway.queue.base import QueueError
-    from gateway.settings import seconds
 
     settings, now = settings_of(config_path(config), {}), time.time()
     _check_names(settings, tenant, apps or ())

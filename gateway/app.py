@@ -52,6 +52,7 @@ from gateway.receipts.store import ReceiptStore
 from gateway.settings import Settings
 from gateway.shared.base import SharedState
 from gateway.shared.redis import RedisState
+from gateway.webhooks.service import Webhooks
 from providers import PROVIDERS
 from providers.base import ProviderSettings
 
@@ -130,6 +131,8 @@ async def run_worker(
         await rotation.start()
         keyring = await _keyring(own, stack)
         gate = await _gate(settings, keyring, stack)
+        webhooks = Webhooks(settings.webhooks(), own, receipts, metrics, readiness, settings.data / "webhooks-turn")
+        await webhooks.start(stack)
         ingest = Ingest(
             apps=_apps(settings),
             providers=PROVIDERS,
@@ -141,6 +144,7 @@ async def run_worker(
             credentials=desk,
             line=credentials.line,
             keys=KeyStore(own),
+            webhooks=webhooks,
             allowance=Allowance(settings.data, settings.quotas(), queue.backlog),
             cursors=Cursors(await own.read(cursor_secret)),
             limits=Limits(body=int(settings.http.max_body), line=int(settings.http.max_line)),
@@ -162,6 +166,7 @@ async def run_worker(
                 tasks.create_task(health.watch_loop(metrics, samplers)),
                 tasks.create_task(_maintain(queue, receipts, settings, readiness)),
                 tasks.create_task(keyring.keep_up()),
+                tasks.create_task(webhooks.run()),
             ]
             served = await _listen(server, listeners, settings.http.tls())
             _settle_memory()

@@ -1,4 +1,5 @@
-"""The command line: serve, send, receipts, parked, credentials, keys, audit, doctor, backup, simulate, demo, version.
+"""The command line: serve, send, receipts, parked, credentials, webhooks, keys, audit, doctor, backup, simulate, demo
+and version.
 
 Exit status: 0 it is done; 1 it was done and the answer is bad (a finding of `doctor`, a notification not accepted);
 2 the command or the configuration is wrong; 3 no gateway answers. `serve`: see `gateway.supervisor`.
@@ -44,6 +45,7 @@ from gateway.terminal import (
     settings_of,
     talking,
 )
+from gateway.webhook_commands import commands as webhook_commands
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
@@ -376,6 +378,7 @@ parked = typer.Typer(
 app.add_typer(parked, name="parked")
 app.add_typer(credential_commands, name="credentials")
 app.add_typer(keys, name="keys")
+app.add_typer(webhook_commands, name="webhooks")
 app.add_typer(audit, name="audit")
 app.add_typer(topics, name="topics")
 app.add_typer(dlq, name="dlq")

@@ -117,6 +117,16 @@ class Client:
         """`probe`, `rotate`, `promote`, `rollback` or `retire` one; it as it is by then."""
         return self._asked("POST", f"/v1/credentials/{quote(number, safe='')}/{step}")
 
+    def webhooks(self) -> list[dict[str, Any]]:
+        """Who is told of receipts."""
+        found: list[dict[str, Any]] = self._asked("GET", "/v1/webhooks")["webhooks"]
+        return found
+
+    def webhook_step(self, app: str, name: str, step: str, since: int | None = None) -> dict[str, Any]:
+        """`enable`, `replay` or `test` one; it as it is by then, or what became of the test."""
+        query = "" if since is None else f"?since={since}"
+        return self._asked("POST", f"/v1/webhooks/{quote(f'{app}.{name}', safe='')}/{step}{query}")
+
     def _asked(self, method: str, path: str) -> dict[str, Any]:
         with self._request(method, path) as response:
             return _object(response)

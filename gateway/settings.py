@@ -9,7 +9,6 @@ file, to the working directory). `carillon.example.toml` in the project's root s
 from __future__ import annotations
 
 import difflib
-import re
 import socket
 import ssl
 import tomllib
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -34,7 +32,9 @@ from pydantic_settings import SettingsError as SourceError
 
 from gateway.access.names import DEFAULT, full_name
 from gateway.access.settings import Access, Issuer, Quota
+from gateway.durations import Seconds
 from gateway.listener import server_context
+from gateway.webhooks.settings import EndpointName, Webhook
 from providers import PROVIDERS
 from providers.base import ProviderSettings
 
@@ -43,24 +43,6 @@ DELIMITER = "__"
 OTHER_VARIABLES = frozenset({"CARILLON_CONFIG", "CARILLON_URL", "CARILLON_KEY", "CARILLON_CA_FILE"})
 """Belong to the command line, see `gateway.cli`."""
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
-
-
-def seconds(value: object) -> object:
-    """A duration such as `15s`, `1h30m` or `7d` in seconds; anything else is left for the field to judge.
-
-    Raises:
-        ValueError: it has a unit, but is no duration.
-    """
-    if not isinstance(value, str) or value.replace(".", "", 1).isdecimal():
-        return value
-    if not value or _DURATION.sub("", value):
-        raise ValueError("expected a duration: seconds, or a number with ms, s, m, h or d, such as 15s or 1h30m")
-    return sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(value))
-
-
-Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
 AppName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 
@@ -226,6 +208,8 @@ class App(Section):
 
     weight: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     """Its share of what several apps want at the same time, in proportion to theirs."""
+    webhooks: dict[EndpointName, Webhook] = {}
+    """Who is told what became of its deliveries, by names of the operator's choice."""
 
 
 if TYPE_CHECKING:
@@ -287,6 +271,8 @@ class Settings(BaseSettings):
             raise ValueError("kafka.servers needs redis.url: gateways of one group share keys and cancellations there")
         if self.kafka.session_timeout < 1.5 * self.queue.lease_seconds:
             raise ValueError("kafka.session_timeout has to be 1.5 times queue.lease_seconds at least")
+        if self.webhooks():
+            raise ValueError("webhooks read the embedded queue: with [kafka], take receipts from its topic")
         return self
 
     @classmethod
@@ -326,6 +312,10 @@ class Settings(BaseSettings):
 
     def _tenants_apps(self) -> dict[str, dict[str, AppBlocks]]:
         return {name: tenant.apps for name, tenant in self.tenants.items() if name != DEFAULT}
+
+    def webhooks(self) -> dict[str, dict[str, Webhook]]:
+        """Who is told of each app's deliveries, by their names."""
+        return {app: blocks.webhooks for app, blocks in self.all_apps().items() if blocks.webhooks}
 
     def weights(self) -> dict[str, float]:
         """Each app's share of what several want at the same time, by full name.
@@ -474,6 +464,8 @@ def _table(path: list[str]) -> type[BaseModel]:
             return Tenant
         case ["apps", _]:
             return AppBlocks
+        case ["apps", _, "webhooks", _]:
+            return Webhook
         case ["apps", _, provider]:
             return PROVIDERS[provider].settings
         case ["access", "issuers", _]:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from gateway.access.principal import Scope
-from gateway.ingest import answers, credentials
+from gateway.ingest import answers, credentials, webhooks
 from gateway.ingest.administration import WantedKey
 from gateway.ingest.lookup import NEXT_CURSOR
 from gateway.ingest.media import JSON, NDJSON
@@ -36,6 +36,8 @@ _COMPONENTS = (
     credentials.NewCredential,
     credentials.CredentialList,
     credentials.CredentialHistory,
+    webhooks.WebhookList,
+    webhooks.WebhookTrial,
     answers.KeyList,
     answers.CreatedKey,
     answers.AuditPage,
@@ -201,6 +203,29 @@ def _paths() -> Node:
                 ),
             }
             for operation, summary in _OF_A_CREDENTIAL.items()
+        },
+        "/v1/webhooks": {
+            "get": _operation(
+                Scope.OPERATE,
+                "listWebhooks",
+                "Who is told of receipts, and how each of them stands.",
+                {"200": _answer("WebhookList") | _links(dict.fromkeys(_OF_A_WEBHOOK, "/webhooks/0/id"))},
+                503,
+            ),
+        },
+        **{
+            f"/v1/webhooks/{{id}}/{operation.removesuffix('Webhook')}": {
+                "parameters": [_path("The names of app and endpoint, with a dot between them.")],
+                "post": _operation(
+                    Scope.OPERATE,
+                    operation,
+                    summary,
+                    {"200": _answer("WebhookTrial" if operation == "testWebhook" else "WebhookReport")},
+                    *((400, 404, 503) if operation == "replayWebhook" else (404, 503)),
+                )
+                | ({"parameters": [_SINCE]} if operation == "replayWebhook" else {}),
+            }
+            for operation, summary in _OF_A_WEBHOOK.items()
         },
         "/v1/keys": {
             "get": _operation(
@@ -371,6 +396,14 @@ _OF_A_CREDENTIAL = {
     "rollbackCredential": "Take it out; the one before signs again.",
     "retireCredential": "Forget its secret.",
 }
+
+_OF_A_WEBHOOK = {
+    "enableWebhook": "Send again to an endpoint that was disabled, from where it was.",
+    "replayWebhook": "Try its exhausted messages again; with `since`, tell it once more all that ended from then on.",
+    "testWebhook": "Send it a message that tells of nothing, now.",
+}
+
+_SINCE = _query("since", "UNIX seconds.", {"type": "integer", "minimum": 0, "maximum": 999_999_999_999})
 
 _PARKED_ID = _path("The batch's id, which is that of its first delivery, or that of any other of its deliveries.")
 

@@ -29,6 +29,7 @@ from gateway.ingest.overload import Overload, unstored
 from gateway.ingest.parking import Mask, Parking
 from gateway.ingest.problem import Refused
 from gateway.ingest.records import Exits, JobRecords
+from gateway.ingest.webhooks import WebhookDesk, WebhookRoutes
 from gateway.queue.base import Queue, QueueError
 from providers.base import Provider
 
@@ -71,6 +72,7 @@ class Ingest:
         keys: what callers show.
         allowance: how much each tenant may ask for.
         cursors: how positions in lists are told.
+        webhooks: who is told of receipts.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Ingest:
         keys: Keys,
         allowance: Allowance,
         cursors: Cursors,
+        webhooks: WebhookDesk,
         line: Callable[[str, str], Line | None] = lambda app, provider: None,
         limits: Limits = Limits(),
     ) -> None:
@@ -95,6 +98,7 @@ class Ingest:
         self._parking = Parking(queue, audit, mask, cursors, limits)
         self._credentials = CredentialRoutes(credentials, limits)
         self._administration = Administration(keys, audit, limits)
+        self._webhooks = WebhookRoutes(webhooks, audit)
         self._allowance = allowance
         self._limits = limits
         self._overload = Overload(limits.free)
@@ -111,6 +115,7 @@ class Ingest:
             *self._lookup.routes(),
             *self._parking.routes(),
             *self._credentials.routes(),
+            *self._webhooks.routes(),
             *self._administration.routes(),
             *for_anybody(web.get("/openapi.json", _openapi)),
         ]

@@ -232,6 +232,22 @@ WORKERS = Family(
     "computed in the answer",
 )  # fmt: skip
 
+WEBHOOK_ATTEMPTS = Family(
+    "carillon_webhook_attempts", "counter", ("app", "webhook", "result"),
+    "Requests to receivers of webhooks: taken (2xx), refused (any other answer), unreached (none).",
+    "the worker that tells them, per request",
+)  # fmt: skip
+WEBHOOK_EXHAUSTED = Family(
+    "carillon_webhook_exhausted", "counter", ("app", "webhook"),
+    "Messages that are tried no more. Somebody has to look: `carillon webhooks list`, and replay.",
+    "the worker that tells them",
+)  # fmt: skip
+WEBHOOK_MESSAGES = Family(
+    "carillon_webhook_messages", "gauge", ("app", "webhook", "state"),
+    "Messages that a receiver has not taken: pending (tried again), exhausted. What has not been cut into messages yet "
+    "is not among them, as while too many are pending.",
+    "the worker that tells them", merge="max",
+)  # fmt: skip
 KAFKA_LAG = Family(
     "carillon_kafka_lag_records", "gauge", ("topic",),
     "Records of this gateway's partitions that it has not read yet. Not the group's whole lag: add up all gateways'. "
@@ -261,7 +277,7 @@ FAMILIES = (
     INVALID_TOKENS, ROUTES_STOPPED, RETRY_BUDGET, RETRIES_HELD_BACK, RATE_LIMIT, QUEUE_BATCHES, QUEUE_DELIVERIES,
     QUEUE_LIMIT, QUEUE_AGE, PARKED, CREDENTIAL_EXPIRES, CREDENTIAL_BROKEN, CRASHES, FAILURES, DEAD_LETTERED, CLOCK_SKEW,
     SHARED_STATE, LOOP_LAG, TASKS, RESTARTS, READY, WORKERS, KAFKA_LAG, KAFKA_REBALANCES, KAFKA_PARTITIONS,
-    KAFKA_DEAD_LETTERS,
+    KAFKA_DEAD_LETTERS, WEBHOOK_ATTEMPTS, WEBHOOK_EXHAUSTED, WEBHOOK_MESSAGES,
 )  # fmt: skip
 """Counters are exposed with `_total` after their name, as Prometheus wants it."""
 
@@ -513,6 +529,29 @@ class RouteMetrics:
         self._dead_lettered.inc()
 
 
+class WebhookMetrics:
+    """One endpoint's."""
+
+    def __init__(self, store: Store, app: str, name: str) -> None:
+        results = ("taken", "refused", "unreached")
+        self._attempts = {result: store.counter(WEBHOOK_ATTEMPTS, app, name, result) for result in results}
+        self._exhausted = store.counter(WEBHOOK_EXHAUSTED, app, name)
+        self._messages = [store.gauge(WEBHOOK_MESSAGES, app, name, state) for state in ("pending", "exhausted")]
+
+    def attempted(self, result: str) -> None:
+        """One request: taken, refused or unreached."""
+        self._attempts[result].inc()
+
+    def exhausted(self) -> None:
+        """A message is tried no more."""
+        self._exhausted.inc()
+
+    def backlog(self, pending: int, exhausted: int) -> None:
+        """So many wait, and so many are tried no more."""
+        for gauge, now in zip(self._messages, (pending, exhausted), strict=True):
+            gauge.set(now)
+
+
 class Metrics:
     """Where one process counts, and where anyone asks for the sum of all processes.
 
@@ -604,6 +643,10 @@ class Metrics:
     def clock_skew(self, seconds: float) -> None:
         """This far is our clock from the services'."""
         self._skew.set(seconds)
+
+    def webhook(self, app: str, name: str) -> WebhookMetrics:
+        """Where requests to one endpoint are counted."""
+        return WebhookMetrics(self._store, app, name)
 
     def shared_state(self, *, up: bool) -> None:
         """Whether what machines share can be reached."""

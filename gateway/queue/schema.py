@@ -286,7 +286,37 @@ ALTER TABLE api_keys_state ADD COLUMN cursors BLOB NOT NULL DEFAULT x'';
 UPDATE api_keys_state SET cursors = randomblob(32);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _AUDIT, _ORDERED_EXPIRY, _CREDENTIALS, _KEYS, _CURSORS)
+_WEBHOOKS = """
+CREATE TABLE webhook_endpoints (
+    number INTEGER PRIMARY KEY,
+    app TEXT NOT NULL,
+    name TEXT NOT NULL,
+    receipts INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,
+    disabled TEXT NOT NULL DEFAULT '',
+    failing_since REAL,
+    delivered INTEGER NOT NULL DEFAULT 0,
+    delivered_at REAL,
+    trouble TEXT NOT NULL DEFAULT '',
+    UNIQUE (app, name)
+) STRICT;
+
+CREATE TABLE webhook_messages (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    endpoint INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    start INTEGER NOT NULL,
+    stop INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    since REAL NOT NULL,
+    due REAL NOT NULL,
+    exhausted INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX webhook_messages_due ON webhook_messages (endpoint, exhausted, due);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _AUDIT, _ORDERED_EXPIRY, _CREDENTIALS, _KEYS, _CURSORS, _WEBHOOKS)
 """What leads from each schema version (SQLite's `user_version`) to the next; the first starts from an empty file."""
 
 VERSION = len(MIGRATIONS)

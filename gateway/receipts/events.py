@@ -7,7 +7,8 @@ the loss of a machine in two at most; the first with its id counts.
 `milliseconds` are one delivery. Its id is `delivery` plus its index (of `indexes`, or its place where there are none)
 as four hex digits, its state is `state` unless `exceptions` says otherwise of its place. `carillon.receipt` tells of
 one delivery, `carillon.token.invalid` of a target that is dead, and `carillon.job.accepted` of a job that came from a
-topic: what is the answer to a job over HTTP.
+topic: what is the answer to a job over HTTP. Webhooks tell of some at once, `carillon.receipt.list` and
+`carillon.token.invalid.list`, as they are read over HTTP.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ RECEIPTS = "carillon.receipts"
 RECEIPT = "carillon.receipt"
 INVALID_TOKEN = "carillon.token.invalid"
 JOB_ACCEPTED = "carillon.job.accepted"
+RECEIPT_LIST = "carillon.receipt.list"
+INVALID_TOKEN_LIST = "carillon.token.invalid.list"
+TRIAL = "carillon.test"
 
 JSON = "application/json"
 
@@ -168,6 +172,23 @@ def invalid_token_event(app: str, token: InvalidToken) -> Event:
     named = f"{app}\n{token.provider}\n{token.key}\n{token.since!r}".encode()
     digest = hashlib.blake2b(named, digest_size=16).hexdigest()
     return Event(digest, _source(app), INVALID_TOKEN, token.provider, _instant(token.since), _encode(token))
+
+
+def receipt_list_event(app: str, id_: str, receipts: Sequence[Receipt]) -> Event:
+    """Some receipts of an app."""
+    at = max(receipt.at or 0.0 for receipt in receipts)
+    return Event(id_, _source(app), RECEIPT_LIST, app, _instant(at), _encode({"receipts": receipts}))
+
+
+def invalid_token_list_event(app: str, id_: str, tokens: Sequence[InvalidToken]) -> Event:
+    """Some targets of an app that are dead."""
+    at = max(token.since for token in tokens)
+    return Event(id_, _source(app), INVALID_TOKEN_LIST, app, _instant(at), _encode({"tokens": tokens}))
+
+
+def trial_event(app: str, id_: str, at: float) -> Event:
+    """Tells of nothing."""
+    return Event(id_, _source(app), TRIAL, app, _instant(at), b"{}")
 
 
 def accepted_event(job_id: str, origin: str, at: float, answer: bytes) -> Event:

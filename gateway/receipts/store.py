@@ -20,6 +20,9 @@ from gateway.receipts.states import PENDING, WORDS, InvalidToken, InvalidTokens,
 OFFSET_BITS = 10
 """A cursor is a revision of the feed and, in its low bits, how many of that revision's receipts were read."""
 
+CHANGES_AT_ONCE = 4096
+"""Of batches, that one look for an app's receipts goes through."""
+
 JOBS_AT_ONCE = 16
 BATCHES_AT_ONCE = 32
 PAGES_AT_ONCE = 512
@@ -43,6 +46,7 @@ _FEED = _BATCH.format(
     first="feed f JOIN batches b ON b.sequence = f.sequence",
     condition="f.revision >= :revision {of_job} ORDER BY f.revision",
 )
+_FEED_OF_APP = _FEED.format(of_job="AND f.revision < :until AND +t.app = :app")  # read by revision, not by route
 _FEED_OF_JOB = _FEED.format(of_job="AND f.job = :job")
 _FEED_OF_ALL = _FEED.format(of_job="")
 _OWNER = "SELECT j.app FROM batches b JOIN jobs j ON j.number = b.job WHERE b.id = ? AND j.state IN (?, ?)"
@@ -142,6 +146,35 @@ class ReceiptStore:
 
         return await self._database.read(query)
 
+    async def feed_of_app(self, app: str, after: int, limit: int) -> Page:
+        """Receipts of an app since a cursor. One call looks at some thousand changes of all apps at most; the cursor
+        goes on behind what it has seen."""
+
+        def query(db: apsw.Connection) -> Page:
+            until = (after >> OFFSET_BITS) + CHANGES_AT_ONCE
+            bindings = {"app": app, "until": until}
+            receipts, cursor, more = _feed(db, _FEED_OF_APP, bindings, after, limit)
+            if not more:
+                (newest,) = only(db, "SELECT coalesce(max(revision), 0) FROM feed")
+                cursor = max(cursor, min(newest + 1, until) << OFFSET_BITS)
+            return Page(receipts, cursor, not more and cursor >> OFFSET_BITS > newest)
+
+        return await self._database.read(query)
+
+    async def receipts_between(self, app: str, after: int, until: int, limit: int) -> list[Receipt]:
+        """Receipts of an app between two cursors of `feed_of_app`, as far as they are still kept."""
+        bindings = {"app": app, "until": until + (1 << OFFSET_BITS) - 1 >> OFFSET_BITS}
+        return (await self._database.read(lambda db: _feed(db, _FEED_OF_APP, bindings, after, limit)))[0]
+
+    async def tokens_between(self, app: str, after: int, until: int) -> list[InvalidToken]:
+        """Targets of an app that were declared dead behind a cursor and up to another."""
+        sql = (
+            "SELECT provider, key, since, reason FROM dead_targets WHERE app = ? AND revision > ? AND revision <= ? "
+            "ORDER BY revision"
+        )
+        rows = await self._database.read(lambda db: every(db, sql, (app, after, until)))
+        return [InvalidToken(provider, key.decode(), since, reason) for provider, key, since, reason in rows]
+
     async def deliveries(self, delivery_ids: Iterable[str], sees: Sees = sees_all) -> dict[str, Receipt]:
         """What is known of deliveries of the apps that are seen; others are missing. Those without a receipt yet are
         `pending`."""
@@ -222,7 +255,7 @@ def _job_status(db: apsw.Connection, job_id: str) -> JobStatus | None:
 
 
 def _feed(
-    db: apsw.Connection, sql: str, bindings: dict[str, int], after: int, limit: int
+    db: apsw.Connection, sql: str, bindings: dict[str, Any], after: int, limit: int
 ) -> tuple[list[Receipt], int, bool]:
     """Receipts, the next cursor, and whether there are more."""
     revision, offset = after >> OFFSET_BITS, after & (1 << OFFSET_BITS) - 1

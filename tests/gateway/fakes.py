@@ -38,6 +38,8 @@ from gateway.queue.base import (
 from gateway.queue.columns import stored_states
 from gateway.queue.sharing import Candidate, Shares
 from gateway.receipts.states import PENDING, WORDS, InvalidToken, InvalidTokens, JobStatus, Page, Receipt
+from gateway.webhooks import courier as webhooks
+from gateway.webhooks.service import Standing
 from providers.base import Material
 
 
@@ -448,3 +450,22 @@ class NoCredentials:
         return await self.get(number)
 
     rotate = promote = rollback = retire = probe
+
+
+class NoWebhooks:
+    """A `WebhookDesk` of a gateway that tells nobody."""
+
+    async def list(self, sees: Callable[[str], bool]) -> list[Standing]:
+        return []
+
+    async def standing(self, app: str, name: str) -> Standing:
+        raise KeyError((app, name))
+
+    async def enable(self, app: str, name: str) -> None:
+        raise KeyError((app, name))
+
+    async def replay(self, app: str, name: str, since: float | None) -> int:
+        raise KeyError((app, name))
+
+    async def test(self, app: str, name: str) -> webhooks.Answer:
+        raise KeyError((app, name))

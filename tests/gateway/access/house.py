@@ -32,6 +32,7 @@ from gateway.observe.redaction import Mask
 from gateway.queue.sqlite import SqliteQueue
 from gateway.receipts.store import ReceiptStore
 from gateway.settings import Settings
+from gateway.webhooks.service import Webhooks
 from providers import PROVIDERS
 
 SHOP = {"stub": {"key": "k"}}
@@ -82,11 +83,15 @@ async def house(settings: Settings, tls: Any = None) -> AsyncIterator[House]:
         gate = CheckedGate(settings.access, keyring, tokens)
         vault = find(settings.credentials, {})
         blocks = settings.blocks()
+        readiness = health.Readiness("queue")
+        receipts = ReceiptStore(queue.database)
+        webhooks = Webhooks(settings.webhooks(), queue.database, receipts, metrics, readiness, folder / "turn")
+        await webhooks.start(stack)
         ingest = Ingest(
             apps={app: {"stub": blocks[app, "stub"]} for app in settings.all_apps()},
             providers=PROVIDERS,
             queue=queue,
-            receipts=ReceiptStore(queue.database),
+            receipts=receipts,
             meter=metrics,
             audit=AuditLog(queue.database),
             mask=Mask(bytes(32)),
@@ -94,8 +99,8 @@ async def house(settings: Settings, tls: Any = None) -> AsyncIterator[House]:
             keys=KeyStore(queue.database),
             cursors=Cursors(bytes(32)),
             allowance=Allowance(folder, settings.quotas(), queue.backlog),
+            webhooks=webhooks,
         )
-        readiness = health.Readiness("queue")
         readiness.report("queue", True)
         readiness.report("route acme/shop/stub", False, "held")
         routes = [*ingest.routes(), *health.routes(readiness, metrics, queue.depth, queue.parked_count, gate)]

@@ -16,7 +16,16 @@ from gateway.ingest.server import Ingest, application, runner
 from gateway.observe.redaction import Mask
 from providers.base import Provider, ProviderSettings
 from providers.stub import provider as stub
-from tests.gateway.fakes import Counts, MemoryAudit, MemoryKeys, MemoryQueue, MemoryReceipts, NoCredentials, Unlimited
+from tests.gateway.fakes import (
+    Counts,
+    MemoryAudit,
+    MemoryKeys,
+    MemoryQueue,
+    MemoryReceipts,
+    NoCredentials,
+    NoWebhooks,
+    Unlimited,
+)
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 MASK = Mask(bytes(32))
@@ -107,6 +116,7 @@ async def serve() -> AsyncIterator[Serve]:
             keys=MemoryKeys(),
             cursors=Cursors(bytes(32)),
             allowance=Unlimited() if allowance is None else allowance,
+            webhooks=NoWebhooks(),
             limits=Limits(**limits),
         )
         server = runner(application(ingest.routes(), gate or OpenGate(), ingest.door))

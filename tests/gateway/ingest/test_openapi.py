@@ -10,7 +10,16 @@ from gateway.ingest import openapi
 from gateway.ingest.cursors import Cursors
 from gateway.ingest.limits import Limits
 from gateway.ingest.server import Ingest
-from tests.gateway.fakes import Counts, MemoryAudit, MemoryKeys, MemoryQueue, MemoryReceipts, NoCredentials, Unlimited
+from tests.gateway.fakes import (
+    Counts,
+    MemoryAudit,
+    MemoryKeys,
+    MemoryQueue,
+    MemoryReceipts,
+    NoCredentials,
+    NoWebhooks,
+    Unlimited,
+)
 from tests.gateway.ingest.conftest import APPS, PROVIDERS, Gateway
 
 
@@ -37,6 +46,7 @@ async def test_it_names_every_route() -> None:
         keys=MemoryKeys(),
         cursors=Cursors(bytes(32)),
         allowance=Unlimited(),
+        webhooks=NoWebhooks(),
     )
     served = {(guarded.route.path, guarded.route.method.lower()) for guarded in ingest.routes()}
     paths = json.loads(openapi.document())["paths"]
