@@ -6,6 +6,7 @@ words. The routes are the router's own, so that a new one cannot be forgotten.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -18,9 +19,12 @@ from uuid import uuid4
 
 import apsw
 import pytest
+import typer
 from aiohttp import ClientSession
+from typer.testing import CliRunner
 
 from gateway.access.principal import Scope
+from gateway.cli import app
 from gateway.model import State
 from gateway.queue.base import DeadTarget, Room
 from gateway.queue.sqlite import SqliteQueue
@@ -306,3 +310,63 @@ async def test_a_key_for_some_apps_is_no_key_for_the_others(gateway: House) -> N
         await ask(narrow, "POST", "/v1/keys", {"name": "wider", "scopes": ["read"], "apps": ["shop"]}, status=422)
     async with gateway.caller(await gateway.key("acme", Scope.OPERATE, name="operator")) as operator:
         await ask(operator, "POST", "/v1/keys", {"name": "sender", "scopes": ["send"]}, status=422)
+
+
+def verbs(command: Any = None, path: tuple[str, ...] = ()) -> set[str]:
+    """Every command that speaks to a gateway."""
+    command = command or typer.main.get_command(app)
+    below = getattr(command, "commands", None)
+    if below is None:
+        return {" ".join(path)} if "url" in {parameter.name for parameter in command.params} else set()
+    return {verb for name, each in below.items() for verb in verbs(each, (*path, name))}
+
+
+ARGUMENTS = {
+    "send": ("--app", "{name}/shop", "--provider", "stub", "--token", "mine", "--title", "mine"),
+    "receipts": ("{job}",),
+    "parked list": (),
+    "parked show": ("{batch}",),
+    "parked replay": ("{batch}",),
+    "parked purge": ("{batch}",),
+    "credentials list": (),
+    "credentials history": (),
+    "credentials add": ("{name}/shop", "stub", "--key", "{file}"),
+    "credentials probe": ("{credential}",),
+    "credentials rotate": ("{credential}",),
+    "credentials promote": ("{credential}",),
+    "credentials rollback": ("{credential}",),
+    "credentials retire": ("{credential}",),
+}
+"""What each is given: the owner's names and ids."""
+
+
+def test_every_verb_is_tried() -> None:
+    """A new one that speaks to a gateway is added above."""
+    assert verbs() == ARGUMENTS.keys()
+
+
+async def test_no_verb_crosses_the_border(gateway: House, tenants: dict[str, Tenant], tmp_path: Path) -> None:
+    """What is typed with one tenant's key about another's things ends as it does about nothing, and shows nothing."""
+    file = tmp_path / "key"
+    file.write_text("mine")
+    owner, secret = tenants["globex"], await gateway.key("acme", name="intruder")
+    before = await possessions(owner)
+    names = {
+        "name": owner.name, "file": str(file), "job": owner.ids["jobs"][0], "batch": owner.ids["batches"][0],
+        "credential": owner.ids["credentials"][0],
+    }  # fmt: skip
+    nobodys = {**names, "name": "nobody", "job": NOBODYS[0], "batch": NOBODYS[1], "credential": NOBODYS[3]}
+    environ = {"CARILLON_KEY": secret, "CARILLON_URL": gateway.url, "TERM": "dumb", "COLUMNS": "200"}
+    for verb, arguments in ARGUMENTS.items():
+        told = []
+        for known in (names, nobodys):
+            line = [*verb.split(), *(argument.format(**known) for argument in arguments), "--json"]
+            done = await asyncio.to_thread(CliRunner().invoke, app, line, env=environ)
+            shown = done.output
+            for value in (known["job"], known["batch"], known["credential"], known["name"]):
+                shown = shown.replace(value, "")
+            told.append((done.exit_code, shown))
+        assert told[0] == told[1], verb
+        assert told[0][0] == (0 if not arguments else 1), (verb, told)
+        assert not [word for word in owner.words if word in told[0][1]], verb
+    assert await possessions(owner) == before
