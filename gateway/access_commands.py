@@ -96,7 +96,8 @@ def list_keys(
         for key in found:
             typer.echo(json.dumps(_report(key)))
         return
-    table = Table("key", "tenant", "name", "scopes", "apps", "made by", "last used (UTC)", "state")
+    names = [Column(title, overflow="fold") for title in ("key", "tenant", "name", "scopes", "apps", "made by")]
+    table = Table(*names, "last used (UTC)", "state")
     for key in found:
         apps = "all" if key.apps is None else ", ".join(sorted(key.apps))
         cells = (key.id, key.tenant, key.name, ", ".join(sorted(key.scopes)), apps, key.created_by)
@@ -141,7 +142,8 @@ def list_entries(
         for entry in found:
             typer.echo(msgspec.json.encode(entry).decode())
         return
-    table = Table("number", "at (UTC)", "tenant", "who", "what", "to what", Column("detail", overflow="fold"))
+    folded = [Column(title, overflow="fold") for title in ("who", "what", "to what", "detail")]
+    table = Table("number", "at (UTC)", "tenant", *folded)
     for entry in found:
         detail = ", ".join(f"{key}={value}" for key, value in entry.detail.items() if value is not None)
         cells = (entry.tenant, entry.actor, entry.action, entry.subject, detail)

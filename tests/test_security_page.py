@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/security.md").read_text()
 TABLES = ("## Threats to the service", "## A hostile service at the other end of HTTP/2")
-THREATS = (24, 10)
+THREATS = (29, 10)
 """Rows of each: who takes one away takes it away here as well."""
 _ID = re.compile(r"`(tests/[\w/]+\.py(?:::\w+)*)`")
 
