@@ -127,7 +127,9 @@ async def test_the_feed_of_all_jobs(queue: SqliteQueue, store: ReceiptStore) -> 
     assert [receipt.job for receipt in page.receipts] == [first.id, first.id]
     page = await store.feed(page.cursor, 10)
     assert [receipt.job for receipt in page.receipts] == [second.id]
-    assert (await store.feed(page.cursor, 10)).receipts == []
+    last = await store.feed(page.cursor, 10)
+    assert last.receipts == []
+    assert not last.finished, "it never is"
 
 
 async def test_status(queue: SqliteQueue, store: ReceiptStore) -> None:
