@@ -144,9 +144,11 @@ class CredentialRoutes:
             new = msgspec.json.decode(text, type=NewCredential)
         except (ValueError, RecursionError) as error:
             raise undecoded(error, text, NewCredential) from None
-        material = {name: Secret(part.encode()) for name, part in new.material.items()}
+        material, app = {name: Secret(part.encode()) for name, part in new.material.items()}, caller.full(new.app)
+        if not app:
+            raise Refused(422, "It was not added: there is no such app.")
         try:
-            record = await self._desk.add(caller.full(new.app), new.provider, material, caller.actor)
+            record = await self._desk.add(app, new.provider, material, caller.actor)
         except records.Refused as error:
             raise Refused(422, f"It was not added: {error}.") from None
         return json_response(_report(record, caller), status=201)

@@ -100,6 +100,7 @@ async def serve() -> AsyncIterator[Serve]:
         apps: dict[str, dict[str, ProviderSettings]] = APPS,
         gate: Any = None,
         allowance: Any = None,
+        credentials: Any = None,
         **limits: Any,
     ) -> Gateway:
         queue = MemoryQueue() if queue is None else queue
@@ -110,7 +111,7 @@ async def serve() -> AsyncIterator[Serve]:
             queue=queue,
             receipts=MemoryReceipts(queue) if receipts is None else receipts,
             meter=counts,
-            credentials=NoCredentials(),
+            credentials=credentials or NoCredentials(),
             audit=audit,
             mask=MASK,
             keys=MemoryKeys(),
