@@ -6,7 +6,7 @@ level     events
 error     someone has to act: `workers.give_up`, `gateway.reload_refused`, `gateway.reload_failed`, `route.stopped`; a
           defect of ours: `http.failed` (the caller got 500), `worker.failed`, `process.failed`, `batch.set_aside`,
           `batch.dead_lettered`, `shared.failed`, `webhook.disabled`,
-          `webhook.exhausted`
+          `webhook.exhausted`, `webhook.failed`
 warning   it goes on, but look: `worker.died`, `worker.killed`, `loop.stalled`, `queue.lease_failed`,
           `queue.lease_lost`, `queue.maintenance_failed`, `batch.crashed`, `credential.exchange_failed`, `route.held`,
           `shared.lost`, `webhook.not_stored`

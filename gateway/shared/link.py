@@ -53,9 +53,11 @@ _SENTENCES: tuple[tuple[type[Exception], str], ...] = (
     (Broken, "cannot be reached"),
     (OSError, "cannot be reached"),
 )
-"""What is wrong, by exception: the first that fits. Whatever else Redis says of a command is a defect of ours."""
+"""What is wrong, by exception: the first that fits."""
 
 OUTAGES = tuple(kind for kind, _ in _SENTENCES)
+
+REFUSES = "refuses what it is asked: it has to be Redis 7 or newer, or Valkey"
 
 
 class Script:
@@ -108,9 +110,12 @@ class Link:
             SharedUnavailable: Redis cannot be reached, or did not answer in time: it may have run.
         """
         try:
-            return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            return await self.call("EVAL", script.text, len(keys), *keys, *args)
+            try:
+                return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
+            except NoScriptError:
+                return await self.call("EVAL", script.text, len(keys), *keys, *args)
+        except ResponseError as error:
+            raise self._lost(error) from None
 
     async def call(self, *command: bytes | str | float | int) -> Any:
         """Carry out one command.
@@ -191,7 +196,7 @@ class Link:
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0**self._failures)
         self._retry_at = asyncio.get_running_loop().time() + wait * self._jitter.uniform(0.5, 1.0)
         self._failures = min(self._failures + 1, 10)
-        sentence = next(words for kind, words in _SENTENCES if isinstance(error, kind))
+        sentence = next((words for kind, words in _SENTENCES if isinstance(error, kind)), REFUSES)
         cause, former = f"{self._name} {sentence}", self._cause
         self._cause, self._known = cause, True
         if former != cause:

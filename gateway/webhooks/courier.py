@@ -93,6 +93,9 @@ class Courier:
             except QueueError as error:
                 log.warning("webhook.not_stored", app=self.app, name=self.name, reason=str(error))
                 busy = False
+            except Exception as error:  # a defect of ours must end neither the worker nor the others
+                log.error("webhook.failed", app=self.app, name=self.name, error=type(error).__name__)
+                busy = False
             if not busy:
                 await asyncio.sleep(LOOK)
 
@@ -147,13 +150,8 @@ class Courier:
 
     async def _deliver(self, endpoint: Endpoint, message: Message) -> None:
         body = await self._body(message.kind, message.start, message.stop, message.holds)
-        if body is None:  # every dead target of it was declared dead anew meanwhile, and is told of again
-            now = time.time()
-            trouble = "" if message.kind is Kind.TOKENS else "its receipts are older than they are kept"
-            if trouble:
-                await self._store.refused(self.number, message, None, trouble, now)
-            else:
-                await self._store.took(self.number, message, now)
+        if body is None:
+            await self._nothing_left(message)
             return
         answer = await self.post(self._id(message.kind, message.start, message.stop), body)
         now = time.time()
@@ -161,6 +159,15 @@ class Courier:
             await self._store.took(self.number, message, now)
             return
         await self._refused(endpoint, message, answer, now)
+
+    async def _nothing_left(self, message: Message) -> None:
+        """Dead targets that were all declared dead anew are told of again; receipts are older than they are kept."""
+        if message.kind is Kind.TOKENS:
+            await self._store.drop(message)
+            return
+        self._meter.exhausted()
+        log.error("webhook.exhausted", app=self.app, name=self.name, reason="its receipts are older than they are kept")
+        await self._store.exhaust(message)
 
     async def _refused(self, endpoint: Endpoint, message: Message, answer: Answer, now: float) -> None:
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(message.attempts, 20)) * self._jitter.uniform(0.5, 1.0)

@@ -159,6 +159,16 @@ class WebhookStore:
 
         await self._database.write(operation)
 
+    async def drop(self, message: Message) -> None:
+        """There is nothing to tell."""
+        sql = "DELETE FROM webhook_messages WHERE number = ?"
+        await self._database.write(lambda db: db.execute(sql, (message.number,)) and None)
+
+    async def exhaust(self, message: Message) -> None:
+        """It cannot be told any more, which is not its receiver's fault."""
+        sql = "UPDATE webhook_messages SET exhausted = 1 WHERE number = ?"
+        await self._database.write(lambda db: db.execute(sql, (message.number,)) and None)
+
     async def disable(self, endpoint: int, reason: str) -> None:
         sql = "UPDATE webhook_endpoints SET disabled = ? WHERE number = ?"
         await self._database.write(lambda db: db.execute(sql, (reason, endpoint)) and None)
