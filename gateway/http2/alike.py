@@ -24,6 +24,9 @@ MOST_TRIED = 1024
 """Answers that are taken apart at once: twice as many as were alike the last time, so that where every other one is
 different little is done in vain."""
 
+HOPELESS = 16
+"""Pairs of answers in a row without a shape, after which a connection's are not compared any more: 7 us each."""
+
 
 class Found(NamedTuple):
     """Answers of a shape that follow each other, as columns."""
@@ -105,6 +108,7 @@ class Successes:
     def __init__(self) -> None:
         self.shape: Shape | None = None
         self._former: tuple[bytes, int] = b"", 0  # header block, and bytes of the body
+        self._in_vain = 0
 
     def with_body(self, decoded: Decoded, block: bytes, body: bytes) -> None:
         """An answer of a header block and a body, each in one frame. Two of one size make a shape."""
@@ -115,8 +119,10 @@ class Successes:
     def alone(self, decoded: Decoded, block: bytes) -> None:
         """An answer of a header block alone, in one frame. Two that differ in one value make a shape."""
         (former, _), self._former = self._former, (block, -1)
-        if len(former) == len(block):
-            self.shape = _by_value(decoded, block, former) or self.shape
+        if len(former) == len(block) and self._in_vain < HOPELESS:
+            found = _by_value(decoded, block, former)
+            self._in_vain = self._in_vain + 1 if found is None else 0
+            self.shape = found or self.shape
 
 
 def _by_value(decoded: Decoded, block: bytes, former: bytes) -> Shape | None:

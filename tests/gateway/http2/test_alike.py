@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.http2.alike import LEAST_TRIED, Shape, Successes
+from gateway.http2.alike import HOPELESS, LEAST_TRIED, Shape, Successes
 from gateway.http2.hpack import AnswerDecoder, Decoded, HeaderError
 from gateway.http2.protocol import Answer, Run
 from tests.gateway.http2 import wire
@@ -128,6 +128,13 @@ class TestLearning:
         huffman = [CREATED + b"\x0f\x1f\x83" + code for code in (b"\x60\xd4\x1f", b"\x60\xd4\x5f")]
         assert decode(huffman[0]) != decode(huffman[1])
         assert learned(*huffman) is None
+
+    def test_answers_that_never_have_a_shape_are_compared_some_times_only(self) -> None:
+        """As those of a service that says two things of each request."""
+        odd = [located(b"/m/%02d" % n, behind=b"\x00\x01z\x02%02d" % n) for n in range(HOPELESS + 1)]
+        plain = [located(b"/m/%02d" % n) for n in range(2)]
+        assert learned(*odd[:-1], *plain) is not None
+        assert learned(*odd, *plain) is None
 
     def test_a_shape_outlives_an_answer_that_is_different(self) -> None:
         shape = learned(located(b"/m/1"), located(b"/m/2"), CREATED)
