@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence, Set
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from gateway.kafka import progress, store
 from gateway.kafka.producer import Header, Producer, Record
-from gateway.kafka.progress import DONE_HEADER, PROGRESS, WORK
+from gateway.kafka.progress import DONE_HEADER, MARK, PROGRESS, WORK
 from gateway.kafka.records import VERSION, Kept, Work, encode, partition_of
 from gateway.kafka.topics import Topics
 from gateway.model import Route
@@ -33,6 +33,16 @@ ORIGIN_HEADER = "carillon-origin"
 """`topic/partition/offset` of the record that became a dead letter."""
 
 _decode_columns = msgspec.msgpack.Decoder(tuple[bytes, ...]).decode
+
+
+class Standing(NamedTuple):
+    """How far a batch is."""
+
+    batch_id: bytes
+    columns: Columns
+    in_hand: bool
+    attempt: int
+    crashes: int
 
 
 class Outgoing:
@@ -69,28 +79,45 @@ class Outgoing:
         for stored in await self._producer.store(records):
             self.receipts_at[stored.partition] = max(stored.offset + 1, self.receipts_at.get(stored.partition, 0))
 
-    async def keep(self, batches: Iterable[tuple[bytes, Columns, int]], *, in_hand: bool) -> None:
-        """Tell how far batches are: id, columns, crashes."""
+    async def mark(self, leases: Iterable[tuple[bytes, int]]) -> None:
+        """Tell that batches are in hand: id, attempt."""
+        await self._producer.store(
+            [
+                Record(self._topics.progress, partition_of(batch_id), batch_id + MARK, encode(attempt))
+                for batch_id, attempt in leases
+            ]
+        )
+
+    async def keep(self, batches: Iterable[Standing]) -> None:
+        """Tell how far batches are."""
         clock = time.time() - self._local.time()
         await self._producer.store(
             [
                 Record(
                     self._topics.progress,
-                    partition_of(batch_id),
-                    batch_id + PROGRESS,
-                    encode(Kept(VERSION, *progress.shifted(columns, clock), in_hand, crashes)),
+                    partition_of(each.batch_id),
+                    each.batch_id + PROGRESS,
+                    encode(
+                        Kept(
+                            VERSION,
+                            *progress.shifted(each.columns, clock),
+                            each.in_hand,
+                            each.attempt,
+                            each.crashes,
+                        )
+                    ),
                 )
-                for batch_id, columns, crashes in batches
+                for each in batches
             ]
         )
 
-    async def forget(self, batches: Iterable[tuple[bytes, bool]]) -> None:
-        """Batches that are done need no progress, nor their work where it was moved."""
+    async def forget(self, batches: Iterable[tuple[bytes, Iterable[bytes]]]) -> None:
+        """Batches that are done need nothing of these kinds any more."""
         await self._producer.store(
             [
                 Record(self._topics.progress, partition_of(batch_id), batch_id + kind, None)
-                for batch_id, moved in batches
-                for kind in ((PROGRESS, WORK) if moved else (PROGRESS,))
+                for batch_id, kinds in batches
+                for kind in kinds
             ]
         )
 
@@ -107,12 +134,12 @@ class Outgoing:
             body, route, count, recipients, encoded = found
             batch = NewBatch(batch_id, Route(*route), count, recipients, _decode_columns(encoded))
             work = encode(Work(VERSION, msgspec.Raw(body), (batch,)))
-            kept = Kept(VERSION, *Columns.fresh(count), False, 0, msgspec.Raw(work))
+            kept = Kept(VERSION, *Columns.fresh(count), False, 0, 0, work)
             records.append(Record(self._topics.progress, partition_of(batch_id), batch_id + WORK, encode(kept)))
             each = standing[batch_id]
-            columns.append((batch_id, each.columns, each.crashes))
+            columns.append(Standing(batch_id, each.columns, each.leased, each.attempt, each.crashes))
             moved.add(batch_id)
-        await self.keep(columns, in_hand=True)
+        await self.keep(columns)
         await self._producer.store(records)
         return moved
 

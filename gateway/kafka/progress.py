@@ -7,17 +7,19 @@ says so yet.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from gateway.kafka.cluster import Cluster
-from gateway.kafka.records import Kept, decode_kept
+from gateway.kafka.records import VERSION, Kept, decode_attempt, decode_kept
+from gateway.kafka.store import Held
 from gateway.kafka.topics import Topics
-from gateway.model import Note
+from gateway.model import Note, State
 from gateway.queue.columns import Columns
 
 TAIL_SECONDS = 300.0
@@ -28,8 +30,12 @@ DONE_HEADER = "carillon-done"
 """On the record that ends a batch: nothing of it is left."""
 
 WORK = b"w"
-"""Follows the batch's id in the key of work that was moved, as b"p" does in that of its progress."""
+"""Follows the batch's id in the key of work that was moved, as the others do in those of its progress, and of the mark
+that says which lease of it was begun last."""
 PROGRESS = b"p"
+MARK = b"m"
+
+NOTHING = Kept(VERSION, b"", None, b"", False, 0)
 
 encode_notes = msgspec.msgpack.Encoder().encode
 
@@ -41,6 +47,8 @@ class Legacy(NamedTuple):
     """By batch."""
     moved: dict[bytes, Kept]
     """Work that waits for long, by batch."""
+    marks: dict[bytes, int]
+    """Leases that were begun, by batch."""
     done: set[bytes]
     ends: dict[int, int]
     """Where the receipts ended, by partition."""
@@ -53,7 +61,7 @@ async def read(cluster: Cluster, topics: Topics, partitions: Sequence[int], sinc
         since: offsets in the topic of receipts from which on they may tell of batches whose offsets are not
             committed, as far as known.
     """
-    legacy = Legacy({}, {}, set(), {})
+    legacy = Legacy({}, {}, {}, set(), {})
     if not partitions:
         return legacy
     reader = cluster.reader(patience=0.01)
@@ -64,8 +72,12 @@ async def read(cluster: Cluster, topics: Topics, partitions: Sequence[int], sinc
     finally:
         await reader.stop()
     for batch_id in legacy.done:
-        legacy.progress.pop(batch_id, None)
-        legacy.moved.pop(batch_id, None)
+        for kind in (legacy.progress, legacy.moved, legacy.marks):
+            kind.pop(batch_id, None)
+    for batch_id, attempt in legacy.marks.items():
+        kept = legacy.progress.get(batch_id, NOTHING)
+        if attempt > kept.attempt:
+            legacy.progress[batch_id] = msgspec.structs.replace(kept, in_hand=True, attempt=attempt)
     return legacy
 
 
@@ -74,11 +86,11 @@ async def _read_progress(reader: AIOKafkaConsumer, assigned: list[TopicPartition
     await reader.seek_to_beginning(*assigned)
     async for record in to_the_end(reader, assigned):
         batch_id, kind = record.key[:16], record.key[16:]
-        into = legacy.moved if kind == WORK else legacy.progress
+        kinds: dict[bytes, dict[bytes, Any]] = {WORK: legacy.moved, PROGRESS: legacy.progress, MARK: legacy.marks}
         if record.value is None:
-            into.pop(batch_id, None)
+            kinds[kind].pop(batch_id, None)
         else:
-            into[batch_id] = decode_kept(record.value)
+            kinds[kind][batch_id] = (decode_attempt if kind == MARK else decode_kept)(record.value)
 
 
 async def _read_done(
@@ -121,3 +133,32 @@ def shifted(columns: Columns, seconds: float) -> Columns:
 
 def _shift(note: Note, seconds: float) -> Note:
     return msgspec.structs.replace(note, retry_at=note.retry_at + seconds) if note.retry_at else note
+
+
+def noted(commits: Mapping[TopicPartition, OffsetAndMetadata]) -> dict[int, int]:
+    """Where the tail of the receipts begins, by partition: what the last commits noted."""
+    since: dict[int, int] = {}
+    for lane, found in commits.items():
+        if found.metadata.isdecimal():
+            since[lane.partition] = min(int(found.metadata), since.get(lane.partition, sys.maxsize))
+    return since
+
+
+def merged(held: Held, kept: Kept | None, clock: float) -> Kept:
+    """What of a batch is known here and elsewhere: a verdict counts, then that it may be on its way."""
+    here = shifted(held.columns, clock)
+    if kept is None or len(kept.states) != len(here.states):
+        in_hand = kept is not None and kept.in_hand
+        attempt = held.attempt if kept is None else max(held.attempt, kept.attempt)
+        return Kept(VERSION, *here, in_hand, attempt, held.crashes)
+    states, notes = bytearray(kept.states), kept.columns.notes_by_index()
+    milliseconds = kept.columns.milliseconds_array()
+    mine, took = held.columns.notes_by_index(), held.columns.milliseconds_array()
+    for index, state in enumerate(here.states):
+        if state > states[index] and states[index] < State.ACCEPTED:
+            states[index], milliseconds[index] = state, took[index]
+            if index in mine:
+                notes[index] = mine[index]
+    merged = Columns(bytes(states), encode_notes(notes), milliseconds.tobytes())
+    attempt = max(held.attempt, kept.attempt)
+    return Kept(VERSION, *merged, kept.in_hand, attempt, max(held.crashes, kept.crashes))

@@ -10,34 +10,21 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, count
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
 
 from gateway.kafka import store
 from gateway.kafka.cluster import Cluster
+from gateway.kafka.incoming import Incoming, derived
 from gateway.kafka.mirror import Jobs, Meter, Mirror
 from gateway.kafka.outgoing import Outgoing
-from gateway.kafka.producer import Producer, Record
-from gateway.kafka.records import (
-    RECORD_BYTES,
-    VERSION,
-    Seal,
-    Work,
-    encode,
-    fitting,
-    partition_for,
-    partition_of,
-    placed,
-    size,
-    works,
-)
+from gateway.kafka.producer import Producer
 from gateway.kafka.seals import Seals
 from gateway.kafka.spool import Spool
 from gateway.kafka.topics import Topics
-from gateway.model import Job, Route, derived_batch_id
+from gateway.model import Job, Route
 from gateway.queue.base import (
     DeadTarget,
     Depth,
@@ -55,7 +42,6 @@ from gateway.queue.base import (
     Twin,
     sees_all,
 )
-from gateway.queue.columns import Columns
 from gateway.queue.sqlite import SqliteQueue
 from gateway.settings import Kafka
 from gateway.shared.base import Orphan, SharedState, SharedUnavailable
@@ -67,12 +53,6 @@ SPEAKER_INTERVAL = 0.5
 """Seconds between tries to speak for the machine: as long as it is mute after its speaker died."""
 
 CANCELLATIONS_INTERVAL = 0.5
-IN_FLIGHT_BYTES = 16 << 20
-"""Of an upload's records that are on their way to the brokers."""
-
-SPLIT_FROM = 1 << 32
-"""Numbers of the ids of batches that did not fit into a record: not those that ingest gives."""
-
 CANCELLED_KEPT = 7 * 86_400.0
 
 _JOB_ID = re.compile(r"job_[0-9a-f]{32}")
@@ -120,6 +100,7 @@ class KafkaQueue:
         await self.local.open()
         await self.database.write(store.prepare)
         self._producer = Producer(self._cluster, self._settings.timeout)
+        self._incoming = Incoming(self.topics, self._producer, self._settings.partitions)
         self.outgoing = Outgoing(self.topics, self._producer, self.local, self._settings.receipts)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(each) for each in (self._speak(), self._follow(), self._follow_cancellations())]
@@ -169,6 +150,7 @@ class KafkaQueue:
             session=self._settings.session_timeout,
             handover=self._settings.handover,
             cancelled=self._cancelled.__contains__,
+            left=self._leave,
             meter=self._meter,
         )
 
@@ -177,17 +159,34 @@ class KafkaQueue:
         while True:
             member = await self.database.read(store.member)
             self._alive_until = member.alive_until
-            leaving = member.leaving or member.generation < 0
-            if leaving != self._leaving:
-                self._leaving = leaving
+            if member.leaving or member.generation < 0:
+                self._leave()
+            elif self._leaving:
+                self._leaving = False
                 if self._taker is not None:
-                    (self._taker.recall if leaving else self._taker.go_on)()
+                    self._taker.go_on()
             await asyncio.sleep(FOLLOW_INTERVAL)
+
+    def _leave(self) -> None:
+        if not self._leaving:
+            self._leaving = True
+            if self._taker is not None:
+                self._taker.recall()
 
     @property
     def belongs(self) -> bool:
         """Whether this machine has its part of the partitions, and may work on it."""
         return not self._leaving and self._alive_until > self.time()
+
+    @property
+    def partitions(self) -> int:
+        """How many this process speaks for."""
+        return 0 if self.mirror is None else self.mirror.partitions
+
+    async def published(self) -> None:
+        """Wait until all receipts that are stored here are in Kafka."""
+        while await self.database.read(store.waits):
+            await asyncio.sleep(FOLLOW_INTERVAL)
 
     def time(self) -> float:
         return self.local.time()
@@ -195,12 +194,13 @@ class KafkaQueue:
     # --- what comes in
 
     async def begin(self, job: Job, idempotency: Idempotency | None) -> Replay | Twin | None:
-        former = None if idempotency is None else await self._begin_key(job, idempotency)
+        former = None if idempotency is None else await self._begin_stream(job, idempotency)
         if former is None:
             self._spools[job.id] = Spool(self._path.parent, job, idempotency)
         return former
 
-    async def _begin_key(self, job: Job, idempotency: Idempotency) -> Replay | Twin | None:
+    async def _begin_stream(self, job: Job, idempotency: Idempotency) -> Replay | Twin | None:
+        """As of `begin`. An orphan was no job yet, as nothing of a stream is in a topic before its last moments."""
         former = await self.shared.begin(job.id, idempotency)
         if isinstance(former, Orphan):
             await self.shared.release(former.job_id, idempotency.key)
@@ -230,7 +230,7 @@ class KafkaQueue:
     async def seal(self, job_id: str, batches: Sequence[NewBatch], fingerprint: bytes, answer: bytes) -> None:
         spool = self._spool(job_id)
         await self.put(job_id, batches)
-        await self._store(spool.job, spool.read(), offered=False)
+        await self._incoming.store(spool.job, spool.read(), offered=False)
         if spool.idempotency is not None:
             await self._settle(spool.job, spool.idempotency._replace(fingerprint=fingerprint), answer)
         self._spools.pop(job_id).close()
@@ -238,19 +238,25 @@ class KafkaQueue:
     async def submit(
         self, job: Job, idempotency: Idempotency | None, batches: Sequence[NewBatch], answer: bytes
     ) -> Replay | Twin | None:
-        former = None if idempotency is None else await self._begin_key(job, idempotency)
-        if former is not None:
+        former = None if idempotency is None else await self.shared.begin(job.id, idempotency)
+        if isinstance(former, Replay | Twin):
             return former
+        replay = None
+        if isinstance(former, Orphan) and idempotency is not None:
+            # Whoever began with this key may have stored it as its job: ours has the same ids, so that it is one.
+            answer = answer.replace(job.id.encode(), former.job_id.encode())
+            job = msgspec.structs.replace(job, id=former.job_id)
+            replay = Replay(job.id, idempotency.fingerprint, answer)
         try:
             await self._make_room(batches)
-            await self._store(job, batches, offered=True)
+            await self._incoming.store(job, batches if idempotency is None else derived(job, batches), offered=True)
         except BaseException:
             if idempotency is not None:
                 await asyncio.shield(self._release(job.id, idempotency.key))
             raise
         if idempotency is not None:
             await self._settle(job, idempotency, answer)
-        return None
+        return replay
 
     async def _settle(self, job: Job, idempotency: Idempotency, answer: bytes) -> None:
         """The job is stored, whatever becomes of its key."""
@@ -270,44 +276,6 @@ class KafkaQueue:
             if spool.idempotency is not None:
                 await self._release(job_id, spool.idempotency.key)
 
-    async def _store(self, job: Job, batches: Iterable[NewBatch], *, offered: bool) -> None:
-        """Write a job's records, in groups that fit into memory, and their seal if there is more than one."""
-        encoded = encode(job)
-        topic, records = self.topics.batches(job.lane), 0
-        only: list[Work] = []
-        for group in _groups(self._placed(job, batches, len(encoded))):
-            found = works(encoded, group, offered=offered)
-            if records + len(found) == 1:
-                only = found
-            else:
-                await self._write(topic, [_unsealed(work) for work in (*only, *found)])
-                only = []
-            records += len(found)
-        if records == 1:
-            await self._write(topic, only)
-        elif records:
-            seal = Record(self.topics.seals, 0, job.id.encode(), encode(Seal(VERSION, records)))
-            await self._producer.store([seal])
-
-    def _placed(self, job: Job, batches: Iterable[NewBatch], job_size: int) -> Iterator[NewBatch]:
-        """The batches, each with its partition in its id; those of a small job together in one."""
-        partitions = self._settings.partitions
-        ids = (derived_batch_id(job.id, number) for number in count(SPLIT_FROM))
-        fits = fitting(batches, RECORD_BYTES - job_size, ids)
-        first = next(fits, None)
-        if first is None:
-            return
-        common, room = partition_for(job, first, partitions), RECORD_BYTES - job_size
-        for batch in chain([first], fits):
-            room -= size(batch)
-            partition = common if room >= 0 else partition_for(job, batch, partitions)
-            yield msgspec.structs.replace(batch, id=placed(batch.id, partition))
-
-    async def _write(self, topic: str, found: Sequence[Work]) -> None:
-        await self._producer.store(
-            [Record(topic, partition_of(work.batches[0].id), work.batches[0].id, encode(work)) for work in found]
-        )
-
     # --- leases
 
     async def lease(self, room: Room, now: float) -> list[Lease]:
@@ -317,9 +285,7 @@ class KafkaQueue:
         # What is reported as unknown after a loss has to be known to be in hand before anything of it is sent.
         marked = [each for each in leases if not each.job.resend_unknown]
         try:
-            await self.outgoing.keep(
-                [(each.batch_id, Columns.of(each.progress), each.crashes) for each in marked], in_hand=True
-            )
+            await self.outgoing.mark([(each.batch_id, each.attempt) for each in marked])
         except BaseException:
             for each in leases:
                 await asyncio.shield(self.local.defer(each, 0.0, [], now))
@@ -416,24 +382,6 @@ class KafkaQueue:
 
     async def purge(self, batch_id: bytes, now: float) -> bool:
         return await self.local.purge(batch_id, now)
-
-
-def _unsealed(work: Work) -> Work:
-    return msgspec.structs.replace(work, sealed=False, offered=False)
-
-
-def _groups(batches: Iterator[NewBatch]) -> Iterator[list[NewBatch]]:
-    """As much at a time as may be on its way."""
-    group: list[NewBatch] = []
-    left = IN_FLIGHT_BYTES
-    for batch in batches:
-        group.append(batch)
-        left -= size(batch)
-        if left < 0:
-            yield group
-            group, left = [], IN_FLIGHT_BYTES
-    if group:
-        yield group
 
 
 async def _again(run: Callable[[], object]) -> None:

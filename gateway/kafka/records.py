@@ -48,13 +48,16 @@ class Kept(msgspec.Struct, array_like=True, frozen=True):
 
     version: int
     states: bytes
+    """Empty where nothing is known but that it was in hand."""
     notes: bytes | None
     milliseconds: bytes
     in_hand: bool
-    """Whether a holder had it, so that what is not known of its deliveries may be on its way."""
+    """Whether a holder has it, so that what is not known of its deliveries may be on its way."""
+    attempt: int
+    """Of its leases; a mark of a later one says that it is in hand by now."""
     crashes: int = 0
-    work: msgspec.Raw | None = None
-    """The `Work`, of this batch alone, where its record in the topic of batches was left behind."""
+    work: bytes = b""
+    """The encoded `Work`, of this batch alone, where its record in the topic of batches was left behind."""
 
     @property
     def columns(self) -> Columns:
@@ -65,6 +68,7 @@ encode = msgspec.msgpack.Encoder().encode
 decode_work = msgspec.msgpack.Decoder(Work).decode
 decode_seal = msgspec.msgpack.Decoder(Seal).decode
 decode_kept = msgspec.msgpack.Decoder(Kept).decode
+decode_attempt = msgspec.msgpack.Decoder(int).decode
 decode_job = msgspec.msgpack.Decoder(Job).decode
 
 

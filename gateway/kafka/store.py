@@ -11,7 +11,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -58,12 +58,17 @@ class Member(NamedTuple):
 
 
 class Fresh(NamedTuple):
-    """A row of the feed."""
+    """A row of the feed, and how its batch stands."""
 
     revision: int
     ended: Ended
-    done: bool
-    """Whether nothing of its batch is left."""
+    attempt: int
+    leased: bool
+
+    @property
+    def deliveries(self) -> int:
+        """How many it tells of."""
+        return len(self.ended.columns.states) if self.ended.indexes is None else len(self.ended.indexes)
 
 
 class Held(NamedTuple):
@@ -74,6 +79,8 @@ class Held(NamedTuple):
     columns: Columns
     """SENT where a delivery may be on its way."""
     crashes: int
+    attempt: int
+    leased: bool
     touched: bool
     """Whether it was ever leased, or has progress."""
 
@@ -153,38 +160,46 @@ def told(db: apsw.Connection, revision: int) -> None:
 def feed(db: apsw.Connection, after: int) -> list[Fresh]:
     """Receipts since a revision, in the order of their writing."""
     rows = db.execute(
-        "SELECT f.revision, f.indexes, b.id, b.state, j.id, j.created, t.app, t.provider, p.ids, r.states, r.notes, "
-        "r.milliseconds FROM feed f JOIN batches b ON b.sequence = f.sequence JOIN jobs j ON j.number = b.job "
-        "JOIN routes t ON t.number = b.route JOIN recipients p ON p.sequence = b.sequence "
+        "SELECT f.revision, f.indexes, b.id, b.attempt, b.state, j.id, j.created, t.app, t.provider, p.ids, "
+        "r.states, r.notes, r.milliseconds FROM feed f JOIN batches b ON b.sequence = f.sequence "
+        "JOIN jobs j ON j.number = b.job JOIN routes t ON t.number = b.route JOIN recipients p ON p.sequence = b.sequence "
         "JOIN receipts r ON r.sequence = b.sequence WHERE f.revision > ? ORDER BY f.revision LIMIT ?",
         (after, FEED_AT_ONCE),
     )
-    return [
-        Fresh(
-            revision,
-            Ended(
-                batch_id,
-                job,
-                app,
-                provider,
-                created,
-                ids,
-                Columns(states, notes, milliseconds),
-                None if indexes is None else column.decode_indexes(indexes),
-            ),
-            state == BatchState.DONE,
-        )
-        for revision, indexes, batch_id, state, job, created, app, provider, ids, states, notes, milliseconds in rows
-    ]
+    return [_fresh(*row) for row in rows]
 
 
-def unpublished(db: apsw.Connection, after: int) -> dict[bytes, int]:
-    """Receipts since a revision, counted by batch."""
-    counts: dict[bytes, int] = {}
-    sql = "SELECT b.id, f.indexes, b.count FROM feed f JOIN batches b USING (sequence) WHERE f.revision > ?"
-    for batch_id, indexes, count in db.execute(sql, (after,)):
-        counts[batch_id] = counts.get(batch_id, 0) + (count if indexes is None else len(indexes) // 2)
-    return counts
+def _fresh(
+    revision: int,
+    indexes: bytes | None,
+    batch_id: bytes,
+    attempt: int,
+    state: int,
+    job: str,
+    created: float,
+    app: str,
+    provider: str,
+    ids: bytes,
+    *columns: Any,
+) -> Fresh:
+    told = None if indexes is None else column.decode_indexes(indexes)
+    ended = Ended(batch_id, job, app, provider, created, ids, Columns(*columns), told)
+    return Fresh(revision, ended, attempt, state == BatchState.LEASED)
+
+
+def waits(db: apsw.Connection) -> bool:
+    """Whether there are receipts that are not published."""
+    return first(db, "SELECT 1 FROM feed WHERE revision > (SELECT published FROM member) LIMIT 1") is not None
+
+
+def unpublished(db: apsw.Connection, batch_id: bytes) -> int:
+    """Receipts of a batch that are not published."""
+    rows = db.execute(
+        "SELECT f.indexes, b.count FROM feed f JOIN batches b USING (sequence) "
+        "WHERE f.revision > (SELECT published FROM member) AND b.id = ?",
+        (batch_id,),
+    )
+    return sum(count if indexes is None else len(column.decode_indexes(indexes)) for indexes, count in rows)
 
 
 class Verdict(NamedTuple):
@@ -213,11 +228,12 @@ def verdicts(db: apsw.Connection, after: int) -> list[Verdict]:
 # --- what is here
 
 
-def states_of(db: apsw.Connection, batch_ids: Sequence[bytes]) -> dict[bytes, tuple[int, bytes | None, int]]:
-    """Count of deliveries, states and state of batches that are here."""
-    sql = "SELECT count, r.states, state FROM batches LEFT JOIN receipts r USING (sequence) WHERE id = ?"
-    found = {batch_id: first(db, sql, (batch_id,)) for batch_id in batch_ids}
-    return {batch_id: (row[0], row[1], row[2]) for batch_id, row in found.items() if row is not None}
+def standing(db: apsw.Connection, batch_id: bytes) -> tuple[int, bytes | None] | None:
+    """A batch's count of deliveries and their states, if any were stored; None if it is not here."""
+    row = first(
+        db, "SELECT count, r.states FROM batches LEFT JOIN receipts r USING (sequence) WHERE id = ?", (batch_id,)
+    )
+    return None if row is None else (row[0], row[1])
 
 
 def held(db: apsw.Connection, chosen: Callable[[int], bool]) -> list[Held]:
@@ -233,7 +249,9 @@ def held(db: apsw.Connection, chosen: Callable[[int], bool]) -> list[Held]:
             columns = Columns.fresh(count) if states is None else Columns(states, notes, milliseconds)
             if state == BatchState.LEASED:
                 columns = columns._replace(states=column.pending_may_be_sent(columns.states))
-            found.append(Held(sequence, batch_id, columns, crashes, attempt > 0 or states is not None))
+            leased = state == BatchState.LEASED
+            touched = attempt > 0 or states is not None
+            found.append(Held(sequence, batch_id, columns, crashes, attempt, leased, touched))
     return found
 
 
@@ -253,7 +271,7 @@ def drop(db: apsw.Connection, sequences: Sequence[int]) -> None:
         leases.settle_job(db, job)
 
 
-def resume(db: apsw.Connection, batch_id: bytes, columns: Columns, crashes: int, now: float) -> None:
+def resume(db: apsw.Connection, batch_id: bytes, columns: Columns, crashes: int, attempt: int, now: float) -> None:
     """Give a batch that was just admitted the progress it had elsewhere."""
     row = first(db, "SELECT sequence FROM batches WHERE id = ?", (batch_id,))
     batch = None if row is None else leases.batch_of(db, row[0], "b.state NOT IN (2, 3)", ())
@@ -261,7 +279,7 @@ def resume(db: apsw.Connection, batch_id: bytes, columns: Columns, crashes: int,
         return
     # It was leased before: what is marked as SENT was interrupted there.
     db.execute(
-        "UPDATE batches SET crashes = ?, attempt = max(attempt, 1) WHERE sequence = ?", (crashes, batch.sequence)
+        "UPDATE batches SET crashes = ?, attempt = ? WHERE sequence = ?", (crashes, max(attempt, 1), batch.sequence)
     )
     leases.take_over(db, batch, columns, now)
 

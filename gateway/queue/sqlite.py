@@ -111,7 +111,7 @@ class SqliteQueue:
         self.database = Database(Path(path), durable=durable)
         # A life's own name: a successor with the same owner must not be taken for the one that died.
         self.owner = f"{owner}.{secrets.token_hex(4)}"
-        self._lease_seconds = lease_seconds
+        self.lease_seconds = lease_seconds
         self._high_water = high_water
         self._slots = slots
         self._max_crashes = max_crashes
@@ -213,7 +213,7 @@ class SqliteQueue:
     ) -> Replay | Twin | None:
         keep_until = job.created_at + self._keep_answers
         slots = self._slots_for(job, batches)
-        until = self.time() + self._lease_seconds
+        until = self.time() + self.lease_seconds
         holder = Holder(self.owner, until) if slots else None
 
         def operation(db: apsw.Connection) -> Replay | Twin | list[int]:
@@ -233,7 +233,7 @@ class SqliteQueue:
             Ids of the batches that were here already: they were left alone.
         """
         slots = self._slots_for(job, batches) if offered else []
-        until = self.time() + self._lease_seconds
+        until = self.time() + self.lease_seconds
         holder = Holder(self.owner, until) if slots else None
         admitting = self.database.write(lambda db: uploads.admit(db, job, batches, holder))
         admitting.add_done_callback(partial(self._admitted, job, batches, slots, until))
@@ -337,7 +337,7 @@ class SqliteQueue:
         clock, deaths = self.time(), Deaths(self._max_crashes, now)
         blamed = leases.release_expired(db, deaths, clock, self.owner, self.trace_of, counted=self._awake())
         leases.ripen(db, clock, now)
-        until, last_chance = clock + self._lease_seconds, self._max_crashes - 1
+        until, last_chance = clock + self.lease_seconds, self._max_crashes - 1
         suspected = self._suspect is not None
         taken, scan_from = leases.lease(db, room, limit, self.owner, until, self._scan_from, last_chance, suspected)
         leased = _Leased([], scan_from, blamed, [], leases.quiet(db))
@@ -354,7 +354,7 @@ class SqliteQueue:
     def _awake(self) -> bool:
         """Whether this process saw the last half of a lease pass. Who stood still itself, as when the machine slept,
         cannot say that the others fell silent."""
-        now, long = self._uptime(), self._lease_seconds / 2
+        now, long = self._uptime(), self.lease_seconds / 2
         if now - self._looked > long:
             self._stood_still = now
         self._looked = now
@@ -380,7 +380,7 @@ class SqliteQueue:
             self._jobs.popitem(last=False)
 
     async def checkpoint(self, lease: Lease, dead: Sequence[DeadTarget], now: float) -> None:
-        hold, columns, until = self._hold(lease), Columns.of(lease.progress), self.time() + self._lease_seconds
+        hold, columns, until = self._hold(lease), Columns.of(lease.progress), self.time() + self.lease_seconds
         future = self.database.write(lambda db: leases.checkpoint(db, hold, columns, dead, until), patient=True)
         await self._change(lease, future, dead, last=False)
         lease.until = until

@@ -112,7 +112,7 @@ async def test_a_record_that_is_no_job_is_a_dead_letter(group: Group) -> None:
     assert (shown["value"], shown["headers"]["content-type"]) == ("a,b", "text/csv")
     group.carillon("dlq", "replay", one["id"])
     again = await read(group, "dead-letters", lambda records: len(records) >= len(places) + 1)
-    assert again[-1].value == b"a,b"
+    assert [each.value for each in again].count(b"a,b") == 2
 
 
 async def test_a_repeated_key_is_one_job(group: Group) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from bench.campaign import job, recipients
 from bench.kafka.group import Group
 from bench.kafka.reader import ReceiptReader
 from bench.ledger import Ledger
-from bench.processes import Missing
 from bench.simulators import Rule, Script
 
 from .conftest import Evidence
@@ -29,20 +27,16 @@ HANDOVER = 3.0
 def test_a_revocation_does_not_wait_for_a_service_that_hangs(long: bool, evidence: Evidence, tmp_path: Path) -> None:
     """A gateway joins while all that is on the wire hangs for 30 s: the group goes on after the handover, everything
     gets its receipt, and nothing is sent twice but what hung."""
-    rounds = 3 if long else 1
+    if not long:
+        pytest.skip("each round takes as long as the service hangs: at full scale only")
+    rounds = 3
     environment = {
         "CARILLON_KAFKA__HANDOVER": str(HANDOVER),
         "CARILLON_KAFKA__SESSION_TIMEOUT": "8",
         "CARILLON_QUEUE__LEASE_SECONDS": "4",
         "CARILLON_DISPATCH__REQUEST_TIMEOUT": "40",
     }
-    try:
-        group = Group(tmp_path, ["apns"], mode="quick", partitions=4, environment=environment)
-    except Missing as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"NO TEST OF KAFKA IS RUN HERE: {missing}")
-    with group:
+    with Group(tmp_path, ["apns"], mode="quick", partitions=4, environment=environment) as group:
         group.start(0)
         group.await_group([0])
         ledger, joined = asyncio.run(_rounds(group, rounds))
@@ -50,7 +44,7 @@ def test_a_revocation_does_not_wait_for_a_service_that_hangs(long: bool, evidenc
     figures = {"seconds until the newcomer had its partitions": joined, "handover seconds": HANDOVER}
     evidence.record(f"{rounds} changes of the group with {COUNT} requests that hang {HANG:g} s", figures, balance)
     assert balance.clean, balance
-    assert max(joined) < HANG / 2
+    assert max(joined) < HANG - HANDOVER
 
 
 async def _rounds(group: Group, rounds: int) -> tuple[Ledger, list[float]]:

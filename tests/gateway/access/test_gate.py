@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import trustme
-from aiohttp import ClientConnectionError, ClientSession, TCPConnector, web
+from aiohttp import ClientConnectionError, ClientSession, TCPConnector
 
-from gateway.access.gate import OpenGate
-from gateway.ingest.door import Door
-from gateway.ingest.server import application
+from gateway.access.guard import Guarded, needs
+from gateway.access.principal import Scope
 from gateway.listener import server_context
 from tests.gateway.access.house import House, house, settings
 
@@ -110,14 +109,20 @@ async def test_probes_are_for_whom_the_settings_say(
             assert await status(operator, "/metrics", headers=headers) == 200
 
 
-async def test_a_route_that_says_nothing_is_refused_at_start(gateway: House) -> None:
-    """Whoever adds one has to decide who may ask."""
+def test_a_route_that_says_nothing_is_refused_at_start() -> None:
+    """What is registered is what was declared: a plain route is none of these."""
+    from aiohttp import web
+
+    from gateway.access.gate import OpenGate
+    from gateway.ingest.server import application
 
     async def handler(_request: web.Request) -> web.Response:
         raise AssertionError
 
-    with pytest.raises(TypeError, match="GET /v1/secret does not say what it needs"):
-        application([*gateway.routes, web.get("/v1/secret", handler)], OpenGate(), Door())
+    plain: Any = web.get("/v1/secret", handler)
+    with pytest.raises(AttributeError):
+        application([plain], OpenGate(), None)  # type: ignore[arg-type]
+    assert all(isinstance(each, Guarded) for each in needs(Scope.READ, plain))
 
 
 class Certificates:

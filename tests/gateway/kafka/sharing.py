@@ -18,6 +18,7 @@ class Sharing:
     def __init__(self) -> None:
         self._keys: dict[str, tuple[str, Replay | None]] = {}
         self._cancelled: list[str] = []
+        self._orphans: dict[str, Orphan] = {}
         self._dead: dict[tuple[str, str, bytes], DeadTarget] = {}
 
     async def open(self) -> None: ...
@@ -25,6 +26,8 @@ class Sharing:
     async def close(self) -> None: ...
 
     async def begin(self, job_id: str, idempotency: Idempotency) -> Replay | Twin | Orphan | None:
+        if (orphan := self._orphans.pop(idempotency.key, None)) is not None:
+            return orphan
         former = self._keys.get(idempotency.key)
         if former is None:
             self._keys[idempotency.key] = (job_id, None)
@@ -37,6 +40,10 @@ class Sharing:
     async def release(self, job_id: str, key: str) -> None:
         if self._keys.get(key) == (job_id, None):
             del self._keys[key]
+
+    def orphan(self, key: str, orphan: Orphan) -> None:
+        """Its holder fell silent."""
+        self._orphans[key] = orphan
 
     def forget(self, key: str) -> None:
         """Its time is over."""

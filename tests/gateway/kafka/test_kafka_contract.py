@@ -16,22 +16,11 @@ from gateway.kafka.records import Work
 from gateway.model import Job
 from gateway.queue.base import Idempotency, Lease, NewBatch, Queue, Replay, Room, Twin
 from gateway.queue.sqlite import SqliteQueue
+from tests.gateway.kafka.machines import Quiet
 from tests.gateway.kafka.sharing import Sharing
 from tests.gateway.queue.contract import HIGH_WATER, LEASE_SECONDS, SLOTS, Clock, Opener, QueueContract
 from tests.gateway.queue.samples import batch, job
 from tests.kafka_broker import settings
-
-
-class Quiet:
-    """A `Meter`."""
-
-    def rebalanced(self, partitions: int) -> None: ...
-
-    def lag(self, records: object) -> None: ...
-
-    def dead_letter(self) -> None: ...
-
-    def failed(self, reason: str) -> None: ...
 
 
 class Caught(KafkaQueue):
@@ -53,14 +42,22 @@ class Caught(KafkaQueue):
             await asyncio.sleep(0.01)
         return await super().lease(room, now)
 
-    async def _write(self, topic: str, found: Sequence[Work]) -> None:
-        await super()._write(topic, found)
-        self._written = [batch.id for work in found for batch in work.batches]
+    async def open(self) -> None:
+        await super().open()
+        self._written: list[bytes] = []
+        write = self._incoming.write
+
+        async def noted(topic: str, found: Sequence[Work]) -> None:
+            await write(topic, found)
+            self._written += [batch.id for work in found for batch in work.batches]
+
+        self._incoming.write = noted  # type: ignore[method-assign]
 
     async def _caught_up(self) -> None:
-        written, self._written = getattr(self, "_written", []), []
-        while len(await self.database.read(lambda db: store.states_of(db, written))) < len(written):
-            await asyncio.sleep(0.002)
+        written, self._written = self._written, []
+        for batch_id in written:
+            while await self.database.read(lambda db, batch_id=batch_id: store.standing(db, batch_id)) is None:
+                await asyncio.sleep(0.002)
         await asyncio.sleep(0.005)  # whom it is handed to learns of it after the commit
 
 
