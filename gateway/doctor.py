@@ -24,6 +24,7 @@ from cryptography import x509
 
 from gateway.credentials import CredentialsError, CredentialStore, records
 from gateway.credentials.records import Record
+from gateway.credentials.vault import VaultError, find
 from gateway.probe import ProbeFailed, Target, probe
 from gateway.settings import Settings, SettingsError, load
 from providers import PROVIDERS
@@ -82,6 +83,7 @@ def examine(path: Path | None, environ: Mapping[str, str], timeout: float = 5.0)
     yield from access(settings, time.time())
     credentials = _CredentialCheck(settings)
     yield from credentials.findings(time.time())
+    yield sealing(settings, environ)
     yield from rotated(records.look(settings.queue.path), time.time())
     yield from network(credentials.targets, timeout)
 
@@ -231,6 +233,17 @@ class _CredentialCheck:
                 if credential.client_certificate:
                     yield validity(subject, credential.client_certificate, now)
                 yield Finding("credential", Level.OK, f"{subject}: signs as {credential.fingerprint}")
+
+
+def sealing(settings: Settings, environ: Mapping[str, str]) -> Finding:
+    """Whether credentials can be stored, and opened again."""
+    try:
+        vault = find(settings.credentials, environ)
+    except VaultError as error:
+        return Finding("credentials' key", Level.FAILED, str(error), "correct it, or the gateway does not start")
+    if not vault.usable:
+        return Finding("credentials' key", Level.OK, "there is none: credentials come from files alone")
+    return Finding("credentials' key", Level.OK, "credentials that are added are stored encrypted")
 
 
 def rotated(rows: Sequence[Record], now: float) -> Iterator[Finding]:

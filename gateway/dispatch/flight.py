@@ -215,7 +215,7 @@ class Flight:
 
     def step(self, now: float, wait: float) -> float:
         """When a retry comes that is to wait so many seconds from `now` on: then, or somewhat later, see `COARSE`."""
-        step = COARSE * 2.0 ** math.floor(math.log2(max(wait, COARSE)))
+        step = COARSE * math.ldexp(0.5, math.frexp(max(wait, COARSE))[1])  # of the power of two below
         return self._phase + math.ceil((now + wait - self._phase) / step) * step
 
     def put_off(self, index: int, due: float) -> None:

@@ -376,8 +376,9 @@ class Sender:
                 flight, index = one.tag
                 outcome = self._outcome(one, wall)
                 if outcome.verdict is not Verdict.ACCEPTED:
-                    self._settle_accepted(accepted, now, wall)
-                    accepted = []
+                    if accepted:
+                        self._settle_accepted(accepted, now, wall)
+                        accepted = []
                     self._judge(flight, index, outcome, now, wall)
                     continue
                 if outcome.provider_id:

@@ -141,13 +141,20 @@ async def _openapi(_request: web.Request) -> web.Response:
 
 
 def application(
-    routes: Iterable[Guarded], gate: Gate, door: Door, middlewares: Sequence[Middleware] = ()
+    routes: Iterable[Guarded | web.RouteDef], gate: Gate, door: Door, middlewares: Sequence[Middleware] = ()
 ) -> web.Application:
-    """An application of these routes, all of whose errors are problems. `middlewares` stand outside of that."""
+    """An application of these routes, all of whose errors are problems. `middlewares` stand outside of that.
+
+    Raises:
+        TypeError: a route does not say what it needs.
+    """
     # `client_max_size` guards aiohttp's own readers, which nothing here uses.
     app = web.Application(middlewares=[*middlewares, _problems], client_max_size=64 * KIB)
     app.on_response_prepare.append(door.end_connections)
-    app.add_routes([route.behind(gate) for route in routes])
+    for route in routes:
+        if not isinstance(route, Guarded):
+            raise TypeError(f"{route.method} {route.path} does not say what it needs, see gateway.access.guard")
+        app.add_routes([route.behind(gate)])
     return app
 
 

@@ -84,6 +84,8 @@ class Courier:
         self._state = state
         self._jitter = jitter
         self._disabled: str | None = None
+        self._looked: dict[Kind, tuple[int, int]] = {}
+        """From which stored cursor on up to which one there is nothing: not worth a transaction."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -127,16 +129,20 @@ class Courier:
         return cut
 
     async def _cut_feed(self, endpoint: Endpoint, kind: Kind) -> bool:
-        start, count = endpoint.cursor(kind), PIECE
+        stored, count = endpoint.cursor(kind), PIECE
+        since, start = self._looked.get(kind, (stored, stored))
+        if since != stored:
+            start = stored
         while True:
             found, stop = await self._found(kind, start, count)
             if found and found > 1 and len(await self._body(kind, start, stop, count) or b"") > LARGEST:
                 count = found // 2
                 continue
-            if stop == start:
-                return False
-            await self._store.cut(endpoint, kind, stop, found, time.time())
-            return True
+            if found:
+                await self._store.cut(endpoint, kind, start, stop, found, time.time())
+            else:
+                self._looked[kind] = stored, stop
+            return stop != start
 
     async def _found(self, kind: Kind, start: int, count: int) -> tuple[int, int]:
         """How many there are behind a cursor, `count` at most, and the cursor behind them."""

@@ -101,16 +101,16 @@ class WebhookStore:
         sql = "SELECT count(*) FILTER (WHERE NOT exhausted), count(*) FILTER (WHERE exhausted) FROM webhook_messages"
         return await self._database.read(lambda db: Backlog(*only(db, f"{sql} WHERE endpoint = ?", (number,))))
 
-    async def cut(self, endpoint: Endpoint, kind: Kind, stop: int, count: int, now: float) -> None:
-        """Make a message of what is between the endpoint's cursor and `stop`, if there is any, and go on behind it."""
-        start, column = endpoint.cursor(kind), kind.value
+    async def cut(self, endpoint: Endpoint, kind: Kind, start: int, stop: int, count: int, now: float) -> None:
+        """Make a message of what is between two cursors, and go on behind it; before it, there is nothing else."""
+        column = kind.value
 
         def operation(db: apsw.Connection) -> None:
             db.execute(
                 f"UPDATE webhook_endpoints SET {column} = ? WHERE number = ? AND {column} = ?",
-                (stop, endpoint.number, start),
+                (stop, endpoint.number, endpoint.cursor(kind)),
             )
-            if count and db.changes():  # otherwise somebody has set it back meanwhile
+            if db.changes():  # otherwise somebody has set it back meanwhile
                 db.execute(
                     "INSERT INTO webhook_messages (endpoint, kind, start, stop, count, since, due) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?)",

@@ -7,11 +7,13 @@ import time
 from email.utils import formatdate
 from pathlib import Path
 
+import msgspec
 import pytest
 import trustme
 from cryptography import x509
 
 from gateway import doctor
+from gateway.credentials.records import Record
 from gateway.doctor import Finding, Level, examine
 from gateway.settings import load
 from providers.base import ClientCertificate, Secret
@@ -196,3 +198,33 @@ def test_a_certificates_dates_are_looked_at() -> None:
     moments = [begins - 1, begins + 1, ends - doctor.DAY, ends + 1]
     levels = [doctor.validity("shop/apns", ClientCertificate(pem, pem), moment).level for moment in moments]
     assert levels == [Level.FAILED, Level.OK, Level.WARNING, Level.FAILED]
+
+
+def test_the_key_of_stored_credentials_is_looked_at(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("SECRET")
+    key.chmod(0o600)
+    found = doctor.sealing(load(None, {"CARILLON_CREDENTIALS__KEY_FILE": str(key)}), {})
+    assert found.level is Level.FAILED
+    assert "has to hold 32 bytes" in found.detail
+    assert "SECRET" not in f"{found}"
+    assert doctor.sealing(load(None, {}), {}).level is Level.OK
+
+
+def test_credentials_at_work_are_told_of() -> None:
+    """Refused, ending soon, ended, and well."""
+    now = 1_800_000_000.0
+    row = Record(
+        100_000, "shop", "apns", "upload", "f00", "k", None, "active", 0.0, "", now, now, now, None, now, "alice",
+    )  # fmt: skip
+    rows = [
+        msgspec.structs.replace(row, trouble="InvalidProviderToken"),
+        msgspec.structs.replace(row, expires=now + doctor.DAY),
+        msgspec.structs.replace(row, expires=now - doctor.DAY),
+        msgspec.structs.replace(row, expires=now + 100 * doctor.DAY),
+        msgspec.structs.replace(row, state="canary", share=0.1),
+    ]
+    found = list(doctor.rotated(rows, now))
+    assert [each.level for each in found] == [Level.FAILED, Level.WARNING, Level.FAILED, Level.OK, Level.OK]
+    assert "is refused by its service: InvalidProviderToken" in found[0].detail
+    assert found[4].detail.endswith("is canary, signing 10%")

@@ -198,8 +198,7 @@ async def test_bad_credentials_are_taken_back_and_nobody_notices(long: bool, evi
     assert balance.duplicates == 0
     assert [row["state"] for row in page if row["app"] == "shop" and row["source"] == "settings"] == ["active"]
     assert max(slowest.values()) < 10.0
-    # That it is within a tenth shows on a clock without neighbours: test_rotation_beside.py.
-    assert during <= max(2.0 * before, before + 100.0), "the other app noticed"
+    # How much of that is other work on the machine nobody knows: test_rotation_beside.py holds it against a tenth.
     assert "PRIVATE KEY" not in log
 
 

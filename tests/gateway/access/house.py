@@ -35,15 +35,21 @@ from gateway.settings import Settings
 from gateway.webhooks.service import Webhooks
 from providers import PROVIDERS
 
-SHOP = {"stub": {"key": "k"}}
+SECRET = f"whsec_{base64.b64encode(bytes(32)).decode()}"
+
+
+def shop(tenant: str) -> dict[str, Any]:
+    """An app with somebody who is told of its receipts, and is not there."""
+    webhook = {"url": "http://127.0.0.1:9/", "private": True, "secrets": [SECRET]}
+    return {"stub": {"key": "k"}, "webhooks": {f"{tenant}-crm": webhook}}
 
 
 def settings(tenants: Mapping[str, Mapping[str, Any]], path: Path, **more: Any) -> Settings:
     """An app `shop` of the default tenant, and one of each of the others."""
     return Settings(
         queue={"path": path},
-        apps={"shop": SHOP},
-        tenants={name: {"apps": {"shop": SHOP}, **each} for name, each in tenants.items()},
+        apps={"shop": shop("default")},
+        tenants={name: {"apps": {"shop": shop(name)}, **each} for name, each in tenants.items()},
         credentials={"key": base64.b64encode(bytes(32)).decode()},
         **more,
     )

@@ -35,7 +35,7 @@ ROOM = Room(100, 100_000, (), {})
 TENANTS = ("default", "acme", "globex")
 OTHERS = [(intruder, owner) for intruder in TENANTS for owner in TENANTS if intruder != owner]
 KEY = {"Idempotency-Key": "the-same-for-all"}
-NOBODYS = [f"job_{'0' * 32}", str(uuid4())[:-4] + "0000", "key_0123456789abcdef", "987654321"]
+NOBODYS = [f"job_{'0' * 32}", str(uuid4())[:-4] + "0000", "key_0123456789abcdef", "987654321", "shop.crm"]
 """Ids as all kinds have them, of nothing that there is."""
 
 FOR_EVERYBODY = {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/metrics"), ("GET", "/openapi.json")}
@@ -120,8 +120,9 @@ async def move_in(gateway: House, tenant: Tenant) -> None:
         batches=[batch["id"] for batch in (await ask(session, "GET", "/v1/parked"))["parked"]],
         keys=[key["id"] for key in (await ask(session, "GET", "/v1/keys"))["keys"]],
         credentials=[added["id"]],
+        webhooks=[webhook["id"] for webhook in (await ask(session, "GET", "/v1/webhooks"))["webhooks"]],
     )
-    assert [len(ids) for ids in tenant.ids.values()] == [3, 3, 1, 2, 1]
+    assert [len(ids) for ids in tenant.ids.values()] == [3, 3, 1, 2, 1, 1]
     tenant.words.update(id_ for kind, ids in tenant.ids.items() if kind != "credentials" for id_ in ids)
     tenant.words.update({f"{tenant.name}-", f"{tenant.name}/", f"{tenant.name} says", made["secret"]})
     tenant.words.add(added["fingerprint"])
@@ -200,7 +201,14 @@ async def possessions(tenant: Tenant) -> list[Told]:
     paths = [f"/v1/jobs/{id_}" for id_ in tenant.ids["jobs"]]
     paths += [f"/v1/deliveries/{id_}" for id_ in tenant.ids["deliveries"]]
     paths += [f"/v1/parked/{id_}" for id_ in tenant.ids["batches"]]
-    paths += ["/v1/parked", "/v1/credentials", "/v1/credentials/history", "/v1/tokens/invalid?app=shop", "/v1/audit"]
+    paths += [
+        "/v1/parked",
+        "/v1/credentials",
+        "/v1/credentials/history",
+        "/v1/webhooks",
+        "/v1/tokens/invalid?app=shop",
+        "/v1/audit",
+    ]
     told = [await tell(session, "GET", path) for path in paths]
     assert {answer.status for answer in told} == {200}
     keys = await tell(session, "GET", "/v1/keys")
@@ -336,6 +344,10 @@ ARGUMENTS = {
     "credentials promote": ("{credential}",),
     "credentials rollback": ("{credential}",),
     "credentials retire": ("{credential}",),
+    "webhooks list": (),
+    "webhooks enable": ("shop", "{name}-crm"),
+    "webhooks replay": ("shop", "{name}-crm"),
+    "webhooks test": ("shop", "{name}-crm"),
 }
 """What each is given: the owner's names and ids."""
 

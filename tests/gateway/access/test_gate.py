@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import trustme
-from aiohttp import ClientConnectionError, ClientSession, TCPConnector
+from aiohttp import ClientConnectionError, ClientSession, TCPConnector, web
 
-from gateway.access.guard import Guarded, needs
-from gateway.access.principal import Scope
+from gateway.access.gate import OpenGate
+from gateway.ingest.door import Door
+from gateway.ingest.server import application
 from gateway.listener import server_context
 from tests.gateway.access.house import House, house, settings
 
@@ -109,20 +110,14 @@ async def test_probes_are_for_whom_the_settings_say(
             assert await status(operator, "/metrics", headers=headers) == 200
 
 
-def test_a_route_that_says_nothing_is_refused_at_start() -> None:
-    """What is registered is what was declared: a plain route is none of these."""
-    from aiohttp import web
-
-    from gateway.access.gate import OpenGate
-    from gateway.ingest.server import application
+async def test_a_route_that_says_nothing_is_refused_at_start(gateway: House) -> None:
+    """Whoever adds one has to decide who may ask."""
 
     async def handler(_request: web.Request) -> web.Response:
         raise AssertionError
 
-    plain: Any = web.get("/v1/secret", handler)
-    with pytest.raises(AttributeError):
-        application([plain], OpenGate(), None)  # type: ignore[arg-type]
-    assert all(isinstance(each, Guarded) for each in needs(Scope.READ, plain))
+    with pytest.raises(TypeError, match="GET /v1/secret does not say what it needs"):
+        application([*gateway.routes, web.get("/v1/secret", handler)], OpenGate(), Door())
 
 
 class Certificates:

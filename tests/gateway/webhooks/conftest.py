@@ -1,0 +1,3 @@
+"""Fixtures of this folder."""
+
+from tests.gateway.webhooks.running import hasty, queue, receive, tell  # noqa: F401

@@ -1,0 +1,69 @@
+"""A receiver of webhooks takes some messages late, and others never: each receipt is told, or shown as exhausted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.queue.sqlite import SqliteQueue
+from gateway.webhooks import courier
+from tests.gateway.webhooks.receiver import Receiver, broken, elsewhere, hangs
+from tests.gateway.webhooks.running import Receive, Tell, ended, hasty, queue, receive, tell, until  # noqa: F401
+from tests.reliability.conftest import Evidence
+
+ROW = "R26"
+
+pytestmark = pytest.mark.timeout(300)
+
+
+async def test_each_receipt_is_taken_or_shown_as_exhausted(
+    queue: SqliteQueue,  # noqa: F811
+    tell: Tell,  # noqa: F811
+    receive: Receive,  # noqa: F811
+    long: bool,
+    evidence: Evidence,
+) -> None:
+    """A receiver that breaks, hangs, redirects and takes, as it likes: nothing is missing, and nothing is made up."""
+    count = 20_000 if long else 1_000
+    refused: set[str] = set()
+
+    async def moody(receiver: Receiver) -> Any:
+        message = receiver.headers[-1]["webhook-id"]
+        lot = int(message[-2:], 16)
+        if lot < 24:  # never taken
+            refused.add(message)
+            return await (broken, elsewhere)[lot % 2](receiver)
+        if lot < 90 and receiver.requests % 3:
+            return await (broken, elsewhere)[lot % 2](receiver)
+        if lot == 91 and receiver.requests % 4:
+            return await hangs(receiver)
+        return None
+
+    receiver = await receive(moody)
+    told = await tell(receiver, retry_for=3.0, timeout=0.3)
+    ids = await ended(queue, *[min(500, count)] * max(1, count // 500))
+
+    async def settled() -> bool:
+        standing = await told.standing()
+        taken = len(set(receiver.deliveries))
+        return standing.backlog.pending == 0 and taken + courier.PIECE * standing.backlog.exhausted >= count
+
+    await until(settled, 100.0)
+    exhausted = (await told.standing()).backlog.exhausted
+    assert exhausted == len(refused)
+    assert set(receiver.deliveries) <= set(ids)
+    assert len(receiver.ids) == len(set(receiver.ids)), "what was taken is not sent again"
+    receiver.behave = None
+    await told.webhooks.replay("shop", "crm", None)
+    await until(lambda: set(receiver.deliveries) == set(ids), 60.0)
+    evidence.record(
+        f"{count:,} receipts to a receiver that answers 500, redirects, hangs and takes, by lot",
+        {
+            "receipts": count,
+            "requests": receiver.requests,
+            "messages_taken": len(receiver.ids),
+            "messages_exhausted_and_replayed": exhausted,
+            "missing": len(set(ids) - set(receiver.deliveries)),
+        },
+    )
