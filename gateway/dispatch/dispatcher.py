@@ -558,7 +558,7 @@ class Dispatcher:
         for flight, wait in sender.deferrable(now):
             self._give_back(sender, flight, wait)
         hold = self._hold(sender, now)
-        if hold is not None and hold > LONG_HOLD:
+        if hold is not None and hold > LONG_HOLD and not sender.has_way_back:
             for flight in [flight for flight in sender.flights if not flight.on_wire]:
                 self._give_back(sender, flight, hold)
         self._standing.report(sender)

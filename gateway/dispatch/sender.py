@@ -117,6 +117,11 @@ class Sender:
         self.credential = signing.credential
         self.tally = signing.tally
 
+    @property
+    def has_way_back(self) -> bool:
+        """Whether it is held for the sake of its credential, and another is at hand: that ends within seconds."""
+        return self.breaker.cause is Cause.CREDENTIAL and self.exit is not None
+
     def load(self) -> Load:
         return Load(len(self.flights), sum(flight.waiting for flight in self.flights), self._on_wire)
 

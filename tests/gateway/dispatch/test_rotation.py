@@ -147,6 +147,7 @@ async def test_a_refused_successor_is_told_and_the_way_back_frees_the_route() ->
         await until(lambda: world.alarms)
         assert world.sender.breaker.cause is Cause.CREDENTIAL
         assert new.tally.refused == 1
+        await asyncio.sleep(3.0)  # in which nothing goes back to the queue for the minute of the hold
         dials, start = len(world.shop.dials), virtual_loop().time()
         world.sign(world.old)
         assert set(await world.complete(job)) == {"accepted"}
