@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,15 @@ class LoopWriter(Writer):
     def _run(self) -> None:
         """The thread has nothing to do."""
 
-    def submit(self, operation: Operation[T], *, patient: bool = False) -> asyncio.Future[T]:
+    def submit(
+        self,
+        operation: Operation[T],
+        *,
+        patient: bool = False,
+        first: Callable[[asyncio.Future[T]], None] | None = None,
+    ) -> asyncio.Future[T]:
         future: asyncio.Future[T] = virtual_loop().create_future()
-        self._group.append(_Waiting(operation, future))
+        self._group.append(_Waiting(operation, future, first))
         if not self._busy:
             self._busy = True
             virtual_loop().call_soon(self._round)
