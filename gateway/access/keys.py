@@ -80,7 +80,8 @@ class Wish(NamedTuple):
 
 
 def digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
+    # Header fields may hold any bytes, which come as surrogates.
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 
 def create(db: apsw.Connection, now: float, actor: Actor, wish: Wish) -> NewKey:

@@ -68,7 +68,7 @@ async def test_it_is_good_for_what_was_wished(database: Database) -> None:
     assert await ring.holder(made.secret) is None
 
 
-@pytest.mark.parametrize("change", ["", "x", "tenant", "case", "none"])
+@pytest.mark.parametrize("change", ["", "x", "tenant", "case", "none", "bytes"])
 async def test_what_only_looks_like_a_key_is_none(database: Database, change: str) -> None:
     """Each character counts, the tenant in it as well."""
     made = await make(database)
@@ -80,6 +80,7 @@ async def test_what_only_looks_like_a_key_is_none(database: Database, change: st
         "tenant": made.secret.replace("acme", "default"),
         "case": made.secret.swapcase(),
         "none": "carillon_",
+        "bytes": made.secret[:-1] + "\udcff",  # as a header field that is not UTF-8 is read
     }[change]
     assert await ring.holder(wrong) is None
     assert await ring.holder(made.secret) is not None
