@@ -162,7 +162,8 @@ def feed(db: apsw.Connection, after: int) -> list[Fresh]:
     rows = db.execute(
         "SELECT f.revision, f.indexes, b.id, b.attempt, b.state, j.id, j.created, t.app, t.provider, p.ids, "
         "r.states, r.notes, r.milliseconds FROM feed f JOIN batches b ON b.sequence = f.sequence "
-        "JOIN jobs j ON j.number = b.job JOIN routes t ON t.number = b.route JOIN recipients p ON p.sequence = b.sequence "
+        "JOIN jobs j ON j.number = b.job JOIN routes t ON t.number = b.route "
+        "JOIN recipients p ON p.sequence = b.sequence "
         "JOIN receipts r ON r.sequence = b.sequence WHERE f.revision > ? ORDER BY f.revision LIMIT ?",
         (after, FEED_AT_ONCE),
     )
