@@ -197,6 +197,14 @@ class Mirror:
             await self._hand_over()
             await self._commit()
 
+    async def leave(self) -> None:
+        """As when the group changes, for a process that ends and has given back what it had. aiokafka calls nothing
+        then, and its member stays: whoever comes back within the session goes on as it."""
+        if self._owned and not self._leaving:
+            await self._hand.publish_all()
+            await self._hand_over()
+            await self._commit()
+
     async def _given_back(self, deadline: float) -> None:
         """Wait until nobody holds anything, and take it from those who still do."""
         end = time.monotonic() + deadline
@@ -213,7 +221,7 @@ class Mirror:
         held = await self._local.database.read(lambda db: store.held(db, self._owns))
         told = [each for each in held if each.touched or self._hand.told(each.batch_id)]
         await self._outgoing.keep(
-            [Standing(each.batch_id, each.columns, False, each.attempt, each.crashes) for each in told]
+            [Standing(each.batch_id, each.columns, each.leased, each.attempt, each.crashes) for each in told]
         )
         for each in told:
             self._hand.keep(each.batch_id)

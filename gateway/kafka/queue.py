@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import structlog
+from aiokafka.errors import KafkaError
 
 from gateway.kafka import store
 from gateway.kafka.cluster import Cluster
@@ -53,6 +55,12 @@ SPEAKER_INTERVAL = 0.5
 """Seconds between tries to speak for the machine: as long as it is mute after its speaker died."""
 
 CANCELLATIONS_INTERVAL = 0.5
+LEAVE_DEADLINE = 3.0
+"""Seconds for telling, at the end, how far everything is; without it others go by what was told before."""
+
+CANCELLED_AT_HAND = 100_000
+"""Jobs of which it is remembered that they were cancelled, for records of theirs that come later."""
+
 CANCELLED_KEPT = 7 * 86_400.0
 
 _JOB_ID = re.compile(r"job_[0-9a-f]{32}")
@@ -88,7 +96,7 @@ class KafkaQueue:
         self._jobs: Jobs | None = None
         self._alive_until = float("-inf")
         self._leaving = True
-        self._cancelled: set[str] = set()
+        self._cancelled: OrderedDict[str, None] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
         self.mirror: Mirror | None = None
         """If this process speaks for the machine."""
@@ -106,6 +114,11 @@ class KafkaQueue:
         self._tasks = [loop.create_task(each) for each in (self._speak(), self._follow(), self._follow_cancellations())]
 
     async def close(self) -> None:
+        if self.mirror is not None:
+            try:
+                await asyncio.wait_for(self.mirror.leave(), LEAVE_DEADLINE)
+            except (QueueError, KafkaError, OSError, TimeoutError) as error:
+                log.warning("kafka.left_untold", reason=str(error) or type(error).__name__)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -330,9 +343,14 @@ class KafkaQueue:
         if not _JOB_ID.fullmatch(job_id) or job_id in self._spools:
             return False
         await self.shared.cancel(job_id, now + CANCELLED_KEPT)
-        self._cancelled.add(job_id)
+        self._remember_cancelled([job_id])
         await self.local.cancel(job_id, now)
         return True
+
+    def _remember_cancelled(self, job_ids: Iterable[str]) -> None:
+        self._cancelled.update(dict.fromkeys(job_ids))
+        while len(self._cancelled) > CANCELLED_AT_HAND:
+            self._cancelled.popitem(last=False)
 
     async def cancelled(self, after: int) -> tuple[int, list[str]]:
         return await self.local.cancelled(after)
@@ -342,7 +360,7 @@ class KafkaQueue:
         while True:
             try:
                 cursor, ids = await self.shared.cancelled(cursor)
-                self._cancelled.update(ids)
+                self._remember_cancelled(ids)
                 for job_id in ids:
                     await self.local.cancel(job_id, time.time())
             except QueueError:

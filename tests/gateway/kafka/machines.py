@@ -48,6 +48,12 @@ class Machines:
     async def stop(self, queue: KafkaQueue) -> None:
         """As kill -9: nothing is said to anybody."""
         self.running.remove(queue)
+        queue.mirror = None
+        await queue.close()
+
+    async def leave(self, queue: KafkaQueue) -> None:
+        """As an operator stops it."""
+        self.running.remove(queue)
         await queue.close()
 
 

@@ -124,3 +124,23 @@ async def test_a_machine_that_comes_back_in_time_goes_on(machines: Machines) -> 
     assert done.batch_id not in {lease.batch_id for lease in found}
     await again.published()
     assert await again.lease(room(), NOW) == []
+
+
+async def test_who_leaves_tells_how_far_it_was(machines: Machines) -> None:
+    """Nothing that it gave back counts as sent, and nothing that it ended is left to be sent."""
+    first = await machines.start("one")
+    await both_belong(first)
+    await stored(first, *(batch(2) for _ in range(4)))
+    done, part, *rest = await leased(first, count=4)
+    done.progress.states[:] = bytes([State.ACCEPTED] * 2)
+    await first.complete(done, [], NOW)
+    part.progress.states[0] = State.ACCEPTED
+    for lease in (part, *rest):
+        await first.defer(lease, 0.0, [], NOW)
+    await machines.leave(first)
+    second = await machines.start("two")
+    found = await leased(second, count=3)
+    states = {lease.batch_id: bytes(lease.progress.states) for lease in found}
+    assert done.batch_id not in states
+    assert states.pop(part.batch_id) == bytes([State.ACCEPTED, State.PENDING])
+    assert set(states.values()) == {bytes([State.PENDING] * 2)}
