@@ -41,7 +41,7 @@ async def test_they_are_listed_tried_enabled_and_replayed_by_those_whose_they_ar
             async with other.post(f"/v1/webhooks/shop.crm/{step}") as response:
                 assert response.status == 404
         async with other.get("/v1/webhooks") as response:
-            assert (await response.json())["webhooks"] == []
+            assert "shop.crm" not in [each["id"] for each in (await response.json())["webhooks"]]
         async with mine.get("/v1/audit") as response:
             actions = [entry["action"] for entry in (await response.json())["entries"]]
         assert actions[-4:] == ["webhook.test", "webhook.enable", "webhook.replay", "webhook.replay"]
