@@ -150,8 +150,10 @@ class Flight:
     def resume(self, pending: Sequence[int]) -> None:
         """Go on with these deliveries only; the others are done or waiting."""
         suspects = {index for index, note in self.notes.items() if note.cuts >= SUSPECT_CUTS}
-        self.suspects.extend(index for index in pending if index in suspects)
-        self._fresh = [index for index in pending if index not in suspects] if suspects else pending
+        if suspects:
+            self.suspects.extend(index for index in pending if index in suspects)
+            pending = [index for index in pending if index not in suspects]
+        self._fresh = pending
         self._cursor = 0
 
     def next(self, count: int) -> Sequence[int]:
