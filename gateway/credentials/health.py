@@ -30,12 +30,13 @@ class Health:
 
     def unusable(self, record: Record, reason: str) -> None:
         """It cannot be loaded."""
-        self._unusable[_part(record)] = f"credential {record.number} cannot be used: {reason}"
+        self._unusable[_part(record)] = f"it ({record.fingerprint}) cannot be used: {reason}"
 
     def look(self, rows: Sequence[Record], now: float) -> None:
         """Say how they are; to be called about once a second."""
+        parts = {_part(row) for row in rows}
+        self._unusable = {part: words for part, words in self._unusable.items() if part in parts}
         said = dict(self._unusable)
-        self._unusable = {part: words for part, words in self._unusable.items() if part in {_part(row) for row in rows}}
         for row in rows:
             route = self._metrics.route(row.app, row.provider)
             if row.state == State.ACTIVE:
@@ -44,7 +45,7 @@ class Health:
                 )
             if row.state == State.ACTIVE and row.trouble:
                 said[_part(row)] = (
-                    f"credential {row.number} ({row.fingerprint}) is refused: {row.trouble}; jobs wait until they "
+                    f"its service refuses it ({row.fingerprint}): {row.trouble}; jobs wait until they "
                     "expire. Add another one: `carillon credentials add`"
                 )
             elif row.expires is not None and row.expires - now < ALARMS[0] * DAY:
@@ -69,9 +70,9 @@ def _ending(row: Record, now: float) -> str:
     assert row.expires is not None
     ends = time.strftime("%Y-%m-%d", time.gmtime(row.expires))
     if row.expires <= now:
-        return f"credential {row.number} ({row.fingerprint}) ended on {ends}: rotate it now"
-    return f"credential {row.number} ({row.fingerprint}) ends on {ends}: have a new one issued, and rotate it"
+        return f"it ({row.fingerprint}) ended on {ends}: rotate it now"
+    return f"it ({row.fingerprint}) ends on {ends}: have a new one issued, and rotate it"
 
 
 def _part(record: Record) -> str:
-    return f"credential {record.owner} {record.fingerprint}"
+    return f"credential {record.number} of {record.owner}"

@@ -135,7 +135,7 @@ class Rotation:
         """What counts of an (app, provider) is since the last step of any of its credentials."""
         for record in self._records:
             if record.line in changed and record.number in self._signings:
-                self._signings[record.number].tally.reset()
+                self._signings[record.number].tally.begin()
 
     async def _open(self, record: Record) -> Signing | None:
         given, block = self._given.get(record.line), self._blocks.get(record.line)
@@ -187,11 +187,11 @@ class Rotation:
 
     async def _refused(self, record: Record, signing: Signing, now: float) -> None:
         reason = signing.tally.reason
-        signing.tally.reset()
         # Where each origin judges for itself, its route is held and says so; others may take the same key.
         if record.state != State.OVERLAP and PROVIDERS[record.provider].single_origin:
             log.error("credential.refused", credential=record.number, app=record.app, provider=record.provider)
             await self._step(lambda db: steps.refused(db, record.number, reason, now))
+        signing.tally.heard()
 
     async def _judge(self, record: Record, signing: Signing, now: float) -> None:
         line, own = self._store.line(*record.line), signing.tally

@@ -28,12 +28,17 @@ class Tally:
     __slots__ = ("accepted", "failed", "reason", "refused")
 
     def __init__(self) -> None:
-        self.reset()
+        self.begin()
+        self.heard()
 
-    def reset(self) -> None:
+    def begin(self) -> None:
+        """Count answers from here on. A refusal that nobody was told of stays."""
         self.accepted = 0
         self.failed = 0
         """Answers other than acceptance, whatever they say of the delivery."""
+
+    def heard(self) -> None:
+        """Everybody was told of the refusals."""
         self.refused = 0
         """Times that the service refused the credential itself."""
         self.reason = ""

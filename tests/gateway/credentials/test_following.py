@@ -166,6 +166,21 @@ async def test_a_refusal_at_one_worker_takes_it_back_at_all(pair: Pair) -> None:
     assert (row.state, row.trouble) == ("broken", "unauthorized")
 
 
+async def test_a_refusal_is_not_forgotten_over_a_step(pair: Pair) -> None:
+    """It comes while another worker lets the canary go further, and what counts begins anew."""
+    number = await pair.rotated_in("second")
+    await pair.one.rotation._look()
+    await pair.other.rotation._look()
+    pair.answer(5, 500)
+    await pair.other.look()
+    assert (await pair.one.desk.get(number)).share == 0.1
+    assert pair.one.line.second is not None
+    pair.one.line.second.refuse("unauthorized")
+    await pair.one.rotation._look()
+    await pair.one.look()
+    assert (await pair.one.desk.get(number)).state == "broken"
+
+
 async def test_a_successor_that_is_refused_gives_way(pair: Pair) -> None:
     added = await pair.one.desk.add(*SHOP, {"key": Secret(b"second")}, ALICE)
     with pytest.raises(Refused, match="probe it first"):
@@ -180,7 +195,7 @@ async def test_a_successor_that_is_refused_gives_way(pair: Pair) -> None:
 async def test_a_broken_one_is_told_of_until_it_is_accepted_again(pair: Pair) -> None:
     pair.one.line.first.refuse("unauthorized")
     await pair.look()
-    assert "is refused: unauthorized; jobs wait" in next(iter(pair.other.trouble.values()))
+    assert "unauthorized; jobs wait" in next(iter(pair.other.trouble.values()))
     pair.other.line.first.tally.accepted += 1
     await pair.look()
     assert pair.other.trouble == {}

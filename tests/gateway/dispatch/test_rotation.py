@@ -61,7 +61,7 @@ async def test_a_canary_signs_its_share() -> None:
         world.sign(world.old, canary)
         await asyncio.sleep(1.0)
         for tally in (world.old.tally, canary.tally):
-            tally.reset()
+            tally.begin()
         world.shop.signed.clear()
         for _ in range(10):
             await world.send()
