@@ -133,12 +133,10 @@ class Hand:
     async def _publish_some(self) -> bool:
         """Publish what the store's feed has; whether there may be more."""
         async with self._counting:
-            known = await self._database.read(store.member)
-            fresh = await self._database.read(lambda db: store.feed(db, known.published))
+            fresh, verdicts = await self._database.read(store.untold)
             if fresh:
                 await self._publish([row for row in fresh if self._owns(partition_of(row.ended.batch_id))])
                 await self._database.write(lambda db: store.published(db, fresh[-1].revision))
-        verdicts = await self._database.read(lambda db: store.verdicts(db, known.told))
         if verdicts:
             await self._outgoing.tell_dead(verdicts)
             await self._database.write(lambda db: store.told(db, verdicts[-1].revision))

@@ -226,6 +226,12 @@ def verdicts(db: apsw.Connection, after: int) -> list[Verdict]:
     ]
 
 
+def untold(db: apsw.Connection) -> tuple[list[Fresh], list[Verdict]]:
+    """What the feeds have that is not in Kafka."""
+    known = member(db)
+    return feed(db, known.published), verdicts(db, known.told)
+
+
 # --- what is here
 
 
