@@ -85,7 +85,7 @@ class Database:
 
         Cancelling the future does not take the operation back. Operations run in the order of the calls. A `patient`
         one waits some milliseconds for others to share their transaction. `first` is called as soon as the future is
-        done, before whoever waits for it; it may not raise.
+        done, before whoever waits for it.
         """
         if self._writer is None:
             raise QueueError("the queue is closed")

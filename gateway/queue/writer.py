@@ -224,4 +224,8 @@ def _resolve(done: list[_Done]) -> None:
         else:
             future.set_exception(error)
         if first is not None:
-            first(future)
+            try:
+                first(future)
+            except Exception as error:  # the others of the transaction must hear all the same
+                told = {"message": "what follows a commit failed", "exception": error, "future": future}
+                future.get_loop().call_exception_handler(told)

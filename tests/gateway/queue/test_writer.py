@@ -218,3 +218,23 @@ async def test_a_full_disk_at_the_end_and_at_the_start(open_queue: Opener) -> No
     await second.maintain(NOW)
     (again,) = await second.lease(room(), NOW)
     assert list(again.progress.states) == [1, 0, 0]
+
+
+async def test_what_follows_a_commit_comes_first_and_its_failure_concerns_nobody_else(database: Database) -> None:
+    """A lease that is handed over must not keep the others of its transaction from being told."""
+    told: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+
+    def fail(future: asyncio.Future[int]) -> None:
+        told.append(f"first of {future.result()}")
+        raise RuntimeError
+
+    with held_up(database) as busy:
+        failing = database.write(insert(1), first=fail)
+        failing.add_done_callback(lambda _: told.append("then those who wait"))
+        other = database.write(insert(2))
+    await busy
+    assert [await failing, await other] == [1, 2]
+    await asyncio.sleep(0)
+    assert told == ["first of 1", "what follows a commit failed", "then those who wait"]
