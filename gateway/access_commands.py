@@ -58,11 +58,14 @@ def create(
     expires: Annotated[
         str | None, typer.Option(help="How long it is good, such as 12h or 90d; for ever without.")
     ] = None,
+    declare: Annotated[
+        bool, typer.Option("--declare", help="Store nothing, and show what to add to every machine's configuration.")
+    ] = False,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key and show it: this once, as only its hash is kept. A running gateway takes it at once."""
-    from gateway.access.keys import KeyRefused, Wish
+    from gateway.access.keys import KeyRefused, Wish, draw
     from gateway.access.keys import create as make
     from gateway.durations import seconds
     from gateway.queue.base import QueueError
@@ -74,7 +77,14 @@ def create(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--expires") from None
     wish = Wish(tenant, name, tuple(scopes or Scope), apps or None, None if lifetime is None else now + lifetime)
+    if declare and lifetime is not None:
+        raise typer.BadParameter("a key of the configuration ends when it is taken out of it", param_hint="--expires")
     with refusing(KeyRefused, QueueError):
+        if declare:
+            drawn = draw(now, _operator(), wish)
+            report = {"secret": drawn.secret, "configuration": (block := _block(drawn.key))}
+            say(as_json, report, f"{drawn.secret}\nNobody can show it again. In carillon.toml:\n\n{escape(block)}")
+            return
         made = _transaction(settings, lambda db: make(db, now, _operator(), wish))
     shown = f"{made.key.id} for {escape(name)} of {escape(tenant)}:\n{made.secret}\nNobody can show it again."
     say(as_json, _report(made.key) | {"secret": made.secret}, shown)
@@ -226,6 +236,14 @@ def changes(former: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -
 
 
 # --- what they share
+
+
+def _block(key: ApiKey) -> str:
+    """The key as a table of the configuration."""
+    lines = {"name": key.name, "sha256": key.hash.hex(), "tenant": key.tenant, "scopes": sorted(key.scopes)}
+    if key.apps is not None:
+        lines["apps"] = sorted(key.apps)
+    return "\n".join(["[[access.keys]]", *(f"{name} = {json.dumps(value)}" for name, value in lines.items())])
 
 
 def _operator() -> Actor:

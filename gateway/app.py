@@ -21,7 +21,7 @@ from aiohttp import web
 from gateway.access.allowance import Allowance
 from gateway.access.gate import CheckedGate
 from gateway.access.keyring import Keyring
-from gateway.access.keys import cursor_secret
+from gateway.access.keys import cursor_secret, declared
 from gateway.access.keystore import KeyStore
 from gateway.access.tokens import Tokens
 from gateway.audit.log import AuditLog
@@ -129,7 +129,7 @@ async def run_worker(
         )
         desk = Desk(own, settings.blocks(), lambda *key: given.get(key), vault, settings.credentials, rotation.hasten)
         await rotation.start()
-        keyring = await _keyring(own, stack)
+        keyring = await _keyring(settings, own, stack)
         gate = await _gate(settings, keyring, stack)
         webhooks = Webhooks(settings.webhooks(), own, receipts, metrics, readiness, settings.data / "webhooks-turn")
         await webhooks.start(stack)
@@ -276,8 +276,8 @@ async def _open_queue(
     return queue
 
 
-async def _keyring(database: Database, stack: AsyncExitStack) -> Keyring:
-    keyring = Keyring(database)
+async def _keyring(settings: Settings, database: Database, stack: AsyncExitStack) -> Keyring:
+    keyring = Keyring(database, declared=map(declared, settings.access.keys))
     await keyring.look()
     stack.push_async_callback(keyring.close)
     return keyring

@@ -31,7 +31,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from pydantic_settings import SettingsError as SourceError
 
 from gateway.access.names import DEFAULT, full_name
-from gateway.access.settings import Access, Issuer, Quota
+from gateway.access.settings import Access, Certificate, Issuer, Key, Quota
 from gateway.durations import Seconds
 from gateway.listener import server_context
 from gateway.webhooks.settings import EndpointName, Webhook
@@ -470,6 +470,10 @@ def _table(path: list[str]) -> type[BaseModel]:
             return PROVIDERS[provider].settings
         case ["access", "issuers", _]:
             return Issuer
+        case ["access", "certificates", _]:
+            return Certificate
+        case ["access", "keys", _]:
+            return Key
         case [section]:
             return type(Settings.model_fields[section].default)
         case _:

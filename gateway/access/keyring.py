@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import structlog
@@ -36,10 +36,13 @@ _LOG = structlog.get_logger()
 
 
 class Keyring:
-    """One worker's."""
+    """One worker's. `declared` are good whatever the file says."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, database: Database, clock: Callable[[], float] = time.time, declared: Iterable[ApiKey] = ()
+    ) -> None:
         self._database = database
+        self._declared = tuple(declared)
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._live: dict[bytes, tuple[ApiKey, Principal]] = {}
@@ -101,7 +104,7 @@ class Keyring:
         if revision == self._revision:
             return
         live = await self._database.read(lambda db: keys.live_keys(db, self._clock()))
-        self._live = {key.hash: (key, key.principal()) for key in live}
+        self._live = {key.hash: (key, key.principal()) for key in (*live, *self._declared)}
         self._remembered = {}
         self._revision = revision
 

@@ -17,6 +17,7 @@ import apsw
 import msgspec
 
 from gateway.access.principal import Principal, Scope
+from gateway.access.settings import Key
 from gateway.audit.log import Actor, append
 from gateway.queue.rows import every, first, only
 
@@ -84,18 +85,14 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 
-def create(db: apsw.Connection, now: float, actor: Actor, wish: Wish) -> NewKey:
-    """Make a key.
+def draw(now: float, actor: Actor, wish: Wish) -> NewKey:
+    """A key that nobody knows of yet.
 
     Raises:
-        KeyRefused: as it is wished for, it would be of no use, or one too many.
+        KeyRefused: as it is wished for, it would be of no use.
     """
     if fault := _fault(wish, now):
         raise KeyRefused(fault)
-    sql = f"SELECT count(*) FROM api_keys WHERE tenant = :tenant AND name = :name AND {_LIVE}"
-    (live,) = only(db, sql, {"tenant": wish.tenant, "name": wish.name, "now": now})
-    if live >= LIVE:
-        raise KeyRefused(f"{wish.name} has {LIVE} keys already: revoke the one that nobody uses any more")
     secret = f"{PREFIX}{wish.tenant}_{secrets.token_urlsafe(32)}"
     key = ApiKey(
         id=f"key_{secrets.token_hex(8)}",
@@ -110,10 +107,41 @@ def create(db: apsw.Connection, now: float, actor: Actor, wish: Wish) -> NewKey:
         revoked=None,
         last_used=None,
     )
-    db.execute(f"INSERT INTO api_keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(key))
-    _changed(db)
-    append(db, now, actor, "key.create", key.id, _told(key))
     return NewKey(key, secret)
+
+
+def create(db: apsw.Connection, now: float, actor: Actor, wish: Wish) -> NewKey:
+    """Make a key.
+
+    Raises:
+        KeyRefused: as `draw`, or there is one too many.
+    """
+    made = draw(now, actor, wish)
+    sql = f"SELECT count(*) FROM api_keys WHERE tenant = :tenant AND name = :name AND {_LIVE}"
+    (live,) = only(db, sql, {"tenant": wish.tenant, "name": wish.name, "now": now})
+    if live >= LIVE:
+        raise KeyRefused(f"{wish.name} has {LIVE} keys already: revoke the one that nobody uses any more")
+    db.execute(f"INSERT INTO api_keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(made.key))
+    _changed(db)
+    append(db, now, actor, "key.create", made.key.id, _told(made.key))
+    return made
+
+
+def declared(key: Key) -> ApiKey:
+    """A key of the configuration."""
+    return ApiKey(
+        id=f"key_{key.sha256[:16]}",
+        tenant=key.tenant,
+        name=key.name,
+        hash=bytes.fromhex(key.sha256),
+        scopes=key.scopes,
+        apps=key.apps,
+        created=0.0,
+        created_by="the configuration",
+        expires=None,
+        revoked=None,
+        last_used=None,
+    )
 
 
 def revoke(db: apsw.Connection, now: float, actor: Actor, key_id: str, tenant: str | None = None) -> ApiKey:

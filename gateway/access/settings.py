@@ -54,8 +54,24 @@ class Certificate(_Section):
     """Apps that it is limited to; all of the tenant's without."""
 
 
+class Key(_Section):
+    """`[[access.keys]]`: an API key that is good on every machine with this configuration.
+
+    Others are made while the gateway runs, and are one machine's: see `carillon keys`.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """Who calls with it."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of the key, as `carillon keys create --declare` prints it."""
+    tenant: str = DEFAULT
+    scopes: frozenset[Scope] = frozenset(Scope)
+    apps: frozenset[str] | None = None
+    """Apps that it is limited to; all of the tenant's without."""
+
+
 class Access(_Section):
-    """`[access]`: what callers have to show. API keys are not configured: see `carillon keys`."""
+    """`[access]`: what callers have to show."""
 
     open: bool = False
     """Let in who shows nothing, as the default tenant with every scope: for networks where everybody is trusted."""
@@ -63,11 +79,13 @@ class Access(_Section):
     """Who may read `/metrics`, and what `/readyz` says in detail, without a credential."""
     issuers: dict[str, Issuer] = {}
     certificates: tuple[Certificate, ...] = ()
+    keys: tuple[Key, ...] = ()
 
     def tenants(self) -> set[str]:
         """All that are named here."""
         named = {issuer.tenant for issuer in self.issuers.values() if issuer.tenant is not None}
-        return named | {certificate.tenant for certificate in self.certificates}
+        named |= {certificate.tenant for certificate in self.certificates}
+        return named | {key.tenant for key in self.keys}
 
 
 class Quota(_Section):

@@ -14,8 +14,11 @@ from typer.testing import CliRunner
 
 from gateway import access_commands, terminal
 from gateway.access import first, keys
+from gateway.access.keyring import Keyring
+from gateway.access.principal import Scope
 from gateway.access_commands import SettingsLog, changes, first_key
 from gateway.cli import app
+from gateway.queue.database import Database
 from gateway.settings import load
 
 CONFIG = """
@@ -61,6 +64,28 @@ def test_a_key_from_its_making_to_its_end(config: Path) -> None:
     assert "revoked" in run(config, "keys", "list", "--tenant", "acme").output
     assert told(config, "keys", "list", "--tenant", "default") == []
     assert "no such key" in run(config, "keys", "revoke", "key_0", code=2).output
+
+
+async def test_a_declared_key_is_good_wherever_its_table_is(config: Path, tmp_path: Path) -> None:
+    """The command stores nothing; with the table that it prints any gateway knows the key, and what it is good for."""
+    limits = ("--tenant", "acme", "--app", "news", "--scope", "send")
+    (drawn,) = told(config, "keys", "create", "codes", *limits, "--declare")
+    assert told(config, "keys", "list") == []
+    assert drawn["secret"] not in drawn["configuration"]
+    elsewhere = tmp_path / "elsewhere.toml"
+    elsewhere.write_text(f"{CONFIG}\n{drawn['configuration']}\n")
+    database = Database(tmp_path / "elsewhere.db")
+    await database.open()
+    ring = Keyring(database, declared=map(keys.declared, load(elsewhere, {}).access.keys))
+    principal = await ring.holder(drawn["secret"])
+    assert principal is not None
+    assert (principal.tenant, principal.scopes, principal.apps) == ("acme", {Scope.SEND}, {"news"})
+    assert await Keyring(database).holder(drawn["secret"]) is None
+    await database.close()
+
+
+def test_a_declared_key_has_no_end_of_its_own(config: Path) -> None:
+    assert "taken out" in run(config, "keys", "create", "codes", "--declare", "--expires", "1d", code=2).output
 
 
 @pytest.mark.parametrize(

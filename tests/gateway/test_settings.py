@@ -51,7 +51,7 @@ def test_the_example_holds_every_key_and_is_valid() -> None:
     defaults = load(None, {"CARILLON_QUEUE__PATH": str(ROOT / "data/carillon.db")})
     commented = {
         "http": TLS,
-        "access": {"issuers", "certificates"},
+        "access": {"issuers", "certificates", "keys"},
         "kafka": {"instance", "ca_file", "certificate_file", "key_file"},
     }
     for section in ("http", "queue", "kafka", "dispatch", "observe", "access"):
@@ -253,6 +253,13 @@ def test_a_tenants_weight_is_divided_among_its_apps(tmp_path: Path) -> None:
         ("[access]\nopn = true\n", "access.opn", "is open meant"),
         ('[[access.certificates]]\nsan = "acme.example"\n', "access.certificates.0.san", "pattern"),
         ('[[access.certificates]]\nsan = "DNS:a"\ntenant = "acme"\n', "settings", "tenants that there are not: acme"),
+        ('[[access.keys]]\nname = "a"\nsha256 = "ab"\n', "access.keys.0.sha256", "pattern"),
+        (
+            f'[[access.keys]]\nname = "a"\nsha256 = "{"ab" * 32}"\nscope = []\n',
+            "access.keys.0.scope",
+            "is scopes meant",
+        ),
+        (f'[[access.keys]]\nname = "a"\nsha256 = "{"ab" * 32}"\ntenant = "acme"\n', "settings", "there are not: acme"),
         ("[http]\nkey_file = 'k.pem'\n", "http", "certificate_file"),
     ],
 )
