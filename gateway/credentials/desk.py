@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +19,10 @@ from gateway.queue.database import Database
 from gateway.settings import Credentials
 from providers import PROVIDERS
 from providers.base import Credential, Material, ProviderSettings, Verdict
+
+
+KNOWN = 2.0
+"""Seconds in which every worker has looked at the database."""
 
 
 class Desk:
@@ -130,8 +135,12 @@ class Desk:
     async def promote(self, number: int, actor: Actor) -> Record:
         """Let it sign everything now."""
         record = await self.get(number)
-        overlap = self._settings.overlap if PROVIDERS[record.provider].single_origin else None
-        return await self._write(lambda db: steps.promote(db, number, overlap, actor, time.time()))
+        if PROVIDERS[record.provider].single_origin:
+            overlap = self._settings.overlap
+            return await self._write(lambda db: steps.promote(db, number, overlap, actor, time.time()))
+        promoted = await self._write(lambda db: steps.promote(db, number, None, actor, time.time()))
+        await asyncio.sleep(KNOWN)  # a worker that has not looked yet would refuse subscriptions that name the key
+        return promoted
 
     async def rollback(self, number: int, actor: Actor) -> Record:
         """Take a canary, or the active one, out."""
