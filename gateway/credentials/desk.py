@@ -20,7 +20,6 @@ from gateway.settings import Credentials
 from providers import PROVIDERS
 from providers.base import Credential, Material, ProviderSettings, Verdict
 
-
 KNOWN = 2.0
 """Seconds in which every worker has looked at the database."""
 
