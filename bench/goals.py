@@ -179,6 +179,20 @@ RUNS = (
         (Goal("× the cost", _at("ratio"), most=1.1),),
     ),
     Run(
+        "kafka",
+        "APNs with Apache Kafka as the queue: HTTP accept to receipts read off the topic, against the embedded queue",
+        "throughput --queue kafka --count 300000 --repeat 3",
+        "throughput --queue kafka --count 40000",
+        (Goal("× the embedded queue", _median("ratio"), most=1.25),),
+    ),
+    Run(
+        "group",
+        "two gateways of one group on two processors, against one",
+        "throughput --queue kafka --gateways 2 --count 300000 --repeat 3",
+        "throughput --queue kafka --gateways 2 --count 40000",
+        (Goal("× one gateway", _median("ratio"), most=1.1),),
+    ),
+    Run(
         "compare",
         "other people's clients, in the same run, same sink, same payload",
         "compare",

@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-from bench import report
+from bench import report, throughput
 from bench.api import DEADLINES
 from bench.campaign import Recipients, chunks, job, recipients
 from bench.kafka.group import Group
@@ -30,7 +30,18 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def run(provider: str, count: int, gateways: int = 1) -> dict[str, Any]:
-    """One run."""
+    """One run, and before it the one it is held against: the embedded queue, or for two gateways one on Kafka."""
+    if gateways == 1:
+        former = throughput.run(throughput.Scenario(provider, count))
+    else:
+        former = _run(provider, count, 1)
+    measured = _run(provider, count, gateways)
+    base = former["gateway_cpu_us"]
+    ratio = round(measured["gateway_cpu_us"] / base, 3)
+    return {**measured, "base_cpu_us": base, "ratio": ratio, "clean": measured["clean"] and former["clean"]}
+
+
+def _run(provider: str, count: int, gateways: int) -> dict[str, Any]:
     base = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None  # the brokers' disk is not what is measured
     processors = cpus()
     with tempfile.TemporaryDirectory(prefix="carillon-", dir=base) as folder:
