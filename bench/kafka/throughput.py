@@ -31,10 +31,8 @@ SHARED_MEMORY = Path("/dev/shm")
 
 def run(provider: str, count: int, gateways: int = 1) -> dict[str, Any]:
     """One run, and before it the one it is held against: the embedded queue, or for two gateways one on Kafka."""
-    if gateways == 1:
-        former = throughput.run(throughput.Scenario(provider, count))
-    else:
-        former = _run(provider, count, 1)
+    embedded = throughput.Scenario(provider, count)
+    former = throughput.run(embedded) if gateways == 1 else _run(provider, count, 1)
     measured = _run(provider, count, gateways)
     base = former["gateway_cpu_us"]
     ratio = round(measured["gateway_cpu_us"] / base, 3)

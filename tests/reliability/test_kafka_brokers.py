@@ -12,6 +12,7 @@ from .conftest import Evidence
 ROW = "R6"
 
 
+@pytest.mark.timeout(1200)
 def test_leaders_that_die_or_stand_still_cost_nothing_but_time(long: bool, evidence: Evidence) -> None:
     """No false 202, no loss, and no notification twice, as no gateway is lost."""
     if not long:

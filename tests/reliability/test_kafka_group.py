@@ -12,6 +12,7 @@ from .conftest import Evidence
 ROW = "R5"
 
 
+@pytest.mark.timeout(1800)
 def test_a_group_loses_nothing_and_repeats_at_most_what_was_in_hand(long: bool, evidence: Evidence) -> None:
     """Three gateways, twelve partitions, three brokers: every accepted delivery has one receipt, and what was sent
     twice was in the hands of a gateway that was killed or stood still."""

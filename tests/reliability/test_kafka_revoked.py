@@ -24,6 +24,7 @@ COUNT = 300
 HANDOVER = 3.0
 
 
+@pytest.mark.timeout(600)
 def test_a_revocation_does_not_wait_for_a_service_that_hangs(long: bool, evidence: Evidence, tmp_path: Path) -> None:
     """A gateway joins while all that is on the wire hangs for 30 s: the group goes on after the handover, everything
     gets its receipt, and nothing is sent twice but what hung."""
