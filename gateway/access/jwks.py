@@ -11,14 +11,13 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 
-import aiohttp
 import jwt
 import msgspec
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-LONGEST = 64 * 1024
-"""Bytes of a key set."""
+from gateway.egress.web import ANSWER, Unreached, Web
+
 MOST = 32
 """Keys of it that are looked at."""
 GAP = 60.0
@@ -103,8 +102,8 @@ class KeySet:
         try:
             text = await self._get()
             found = dict(self._usable(msgspec.json.decode(text, type=_Set)))
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError) as error:
-            _LOG.warning("jwks.not_fetched", url=self._url, reason=f"{type(error).__name__}: {error}")
+        except (Unreached, ValueError, RecursionError) as error:
+            _LOG.warning("jwks.not_fetched", url=self._url, reason=str(error))
             return
         if not found:
             _LOG.warning("jwks.not_fetched", url=self._url, reason=f"no key in it is good for {self._algorithm}")
@@ -114,21 +113,13 @@ class KeySet:
         self._keys, self._fetched = found, self._clock()
 
     async def _get(self) -> bytes:
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
-        async with (
-            aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session,
-            session.get(
-                self._url, ssl=self._trusted, allow_redirects=False, headers={"Accept-Encoding": "identity"}
-            ) as response,
-        ):
-            if response.status != 200:
-                raise ValueError(f"status {response.status}")
-            text = bytearray()
-            async for piece in response.content.iter_any():
-                text += piece
-                if len(text) > LONGEST:
-                    raise ValueError(f"longer than {LONGEST} bytes")
-            return bytes(text)
+        async with Web(None, timeout=TIMEOUT, tls=self._trusted) as web:
+            reply = await web.request("GET", self._url, headers={})
+        if reply.status != 200:
+            raise ValueError(f"status {reply.status}")
+        if len(reply.body) == ANSWER:  # the rest of it, if there is any, was not kept
+            raise ValueError(f"not shorter than {ANSWER} bytes")
+        return reply.body
 
     def _usable(self, found: _Set) -> Iterator[tuple[str | None, jwt.PyJWK]]:
         """The keys of this issuer's kind; others may stand beside them."""

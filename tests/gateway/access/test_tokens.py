@@ -20,10 +20,11 @@ from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from gateway.access.jwks import GAP, LONGEST, STALE, KeySet
+from gateway.access.jwks import GAP, STALE, KeySet
 from gateway.access.principal import Principal, Scope
 from gateway.access.settings import Issuer
 from gateway.access.tokens import Tokens
+from gateway.egress.web import ANSWER
 
 ISSUER, AUDIENCE, KID = "https://login.example/", "carillon", "key-1"
 SIGNERS: dict[str, Callable[[], Any]] = {
@@ -352,7 +353,7 @@ async def test_a_key_set_is_not_believed_whatever_it_is(one: Login, answer: str)
         case "redirect":
             one.status, one.headers = 302, {"Location": one.url.replace("/keys", "/elsewhere")}
         case "long":
-            one.body = json.dumps({**good, "padding": "x" * LONGEST}).encode()
+            one.body = json.dumps({**good, "padding": "x" * ANSWER}).encode()
         case "not JSON":
             one.body = b"<html>"
         case "no keys":
