@@ -84,7 +84,7 @@ async def tell(queue: SqliteQueue, tmp_path: Path) -> AsyncIterator[Tell]:
         await asyncio.gather(*running, return_exceptions=True)
         running.clear()
         await stack.aclose()
-        options: dict[str, Any] = {"secrets": [SECRET], "private": True, "timeout": 0.5} | changes
+        options: dict[str, Any] = {"secrets": [SECRET], "private": True, "timeout": 10.0} | changes
         if receiver is not None:
             options["url"] = receiver.url
         metrics = Metrics(tmp_path / "metrics", "worker-0", {})
