@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -34,6 +35,8 @@ class Cluster:
 
     def __init__(self, settings: Kafka) -> None:
         self._settings = settings
+        # An outage is hundreds of lines to aiokafka; what it means is said by who asks for something.
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         self._common: Mapping[str, Any] = {
             "bootstrap_servers": list(settings.servers),
             "client_id": settings.instance,

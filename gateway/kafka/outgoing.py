@@ -125,18 +125,16 @@ class Outgoing:
         """Store the work of batches among the progress; which of them still had work."""
         records, columns = [], []
         moved = set()
-        held = await self._local.database.read(lambda db: store.held(db, lambda partition: True))
-        standing = {each.batch_id: each for each in held}
         for batch_id in batch_ids:
             found = await self._local.database.read(partial(store.work_of, batch_id=batch_id))
-            if found is None or batch_id not in standing:
+            each = await self._local.database.read(partial(store.held_batch, batch_id=batch_id))
+            if found is None or each is None:
                 continue
             body, route, count, recipients, encoded = found
             batch = NewBatch(batch_id, Route(*route), count, recipients, _decode_columns(encoded))
             work = encode(Work(VERSION, msgspec.Raw(body), (batch,)))
             kept = Kept(VERSION, *Columns.fresh(count), False, 0, 0, work)
             records.append(Record(self._topics.progress, partition_of(batch_id), batch_id + WORK, encode(kept)))
-            each = standing[batch_id]
             columns.append(Standing(batch_id, each.columns, each.leased, each.attempt, each.crashes))
             moved.add(batch_id)
         await self.keep(columns)

@@ -170,15 +170,20 @@ class KafkaQueue:
     async def _follow(self) -> None:
         """Learn from the speaker whether the partitions are ours."""
         while True:
-            member = await self.database.read(store.member)
-            self._alive_until = member.alive_until
-            if member.leaving or member.generation < 0:
-                self._leave()
-            elif self._leaving:
-                self._leaving = False
-                if self._taker is not None:
-                    self._taker.go_on()
+            try:
+                self._heed(await self.database.read(store.member))
+            except QueueError as error:
+                log.warning("kafka.member_unknown", reason=str(error))
             await asyncio.sleep(FOLLOW_INTERVAL)
+
+    def _heed(self, member: store.Member) -> None:
+        self._alive_until = member.alive_until
+        if member.leaving or member.generation < 0:
+            self._leave()
+        elif self._leaving:
+            self._leaving = False
+            if self._taker is not None:
+                self._taker.go_on()
 
     def _leave(self) -> None:
         if not self._leaving:

@@ -243,39 +243,52 @@ def standing(db: apsw.Connection, batch_id: bytes) -> tuple[int, bytes | None] |
     return None if row is None else (row[0], row[1])
 
 
+_HELD = """
+SELECT sequence, b.id, b.count, b.state, b.attempt, b.crashes, r.states, r.notes, r.milliseconds
+FROM batches b LEFT JOIN receipts r USING (sequence) WHERE b.state != 3
+"""
+
+
 def held(db: apsw.Connection, chosen: Callable[[int], bool]) -> list[Held]:
     """What is not done of the partitions chosen."""
-    rows = db.execute(
-        "SELECT sequence, b.id, b.count, b.state, b.attempt, b.crashes, r.states, r.notes, r.milliseconds "
-        "FROM batches b LEFT JOIN receipts r USING (sequence) WHERE b.state != ?",
-        (BatchState.DONE,),
-    )
-    found = []
-    for sequence, batch_id, count, state, attempt, crashes, states, notes, milliseconds in rows:
-        if chosen(partition_of(batch_id)):
-            columns = Columns.fresh(count) if states is None else Columns(states, notes, milliseconds)
-            if state == BatchState.LEASED:
-                columns = columns._replace(states=column.pending_may_be_sent(columns.states))
-            leased = state == BatchState.LEASED
-            touched = attempt > 0 or states is not None
-            found.append(Held(sequence, batch_id, columns, crashes, attempt, leased, touched))
-    return found
+    return [_held(row) for row in db.execute(_HELD) if chosen(partition_of(row[1]))]
+
+
+def held_batch(db: apsw.Connection, batch_id: bytes) -> Held | None:
+    """A batch, if it is here and not done."""
+    row = first(db, _HELD + "AND b.id = ?", (batch_id,))
+    return None if row is None else _held(row)
+
+
+def _held(row: tuple[Any, ...]) -> Held:
+    sequence, batch_id, count, state, attempt, crashes, *stored = row
+    columns = Columns.fresh(count) if stored[0] is None else Columns(*stored)
+    leased = state == BatchState.LEASED
+    if leased:
+        columns = columns._replace(states=column.pending_may_be_sent(columns.states))
+    return Held(sequence, batch_id, columns, crashes, attempt, leased, attempt > 0 or stored[0] is not None)
 
 
 def drop(db: apsw.Connection, sequences: Sequence[int]) -> None:
     """Forget batches that are others' by now. Whoever holds one learns it when it says something."""
     for sequence in sequences:
-        job, count, state = only(db, "SELECT job, count, state FROM batches WHERE sequence = ?", (sequence,))
-        for table in ("work", "recipients", "receipts", "feed", "batches"):
+        row = first(db, "SELECT job, count FROM batches WHERE sequence = ? AND state != 3", (sequence,))
+        if row is None:
+            continue  # it was done meanwhile
+        job, count = row
+        db.execute("DELETE FROM feed WHERE job = ? AND sequence = ?", (job, sequence))
+        for table in ("work", "recipients", "receipts", "batches"):
             db.execute(f"DELETE FROM {table} WHERE sequence = ?", (sequence,))
-        if state == BatchState.DONE:
-            continue
         db.execute("UPDATE stored SET batches = batches - 1, deliveries = deliveries - ?", (count,))
         db.execute(
             "UPDATE jobs SET open_batches = open_batches - 1, deliveries = deliveries - ? WHERE number = ?",
             (count, job),
         )
         leases.settle_job(db, job)
+        if first(db, "SELECT 1 FROM batches WHERE job = ? LIMIT 1", (job,)) is None:
+            for table in ("cancellations", "messages"):
+                db.execute(f"DELETE FROM {table} WHERE job = ?", (job,))
+            db.execute("DELETE FROM jobs WHERE number = ?", (job,))
 
 
 def resume(db: apsw.Connection, batch_id: bytes, columns: Columns, crashes: int, attempt: int, now: float) -> None:
