@@ -12,12 +12,13 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from gateway import access_commands, terminal
 from gateway.access import first, keys
 from gateway.access.keyring import Keyring
 from gateway.access.principal import Scope
-from gateway.access_commands import SettingsLog, changes, first_key
 from gateway.cli import app
+from gateway.commands import access as access_commands
+from gateway.commands import terminal
+from gateway.commands.access import SettingsLog, changes, first_key
 from gateway.queue.database import Database
 from gateway.settings import load
 

@@ -17,9 +17,11 @@ import pytest
 from aiohttp import web
 from typer.testing import CliRunner, Result
 
-from gateway.access_commands import SettingsLog
 from gateway.advice import REASONS, STATES
-from gateway.cli import ROWS_SHOWN, _renewed, app
+from gateway.cli import app
+from gateway.commands.access import SettingsLog
+from gateway.commands.sending import ROWS_SHOWN
+from gateway.commands.serving import _renewed
 from gateway.model import TERMINAL_STATES
 from gateway.settings import load
 

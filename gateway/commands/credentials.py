@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.terminal import BAD_ANSWER, DEFAULT_URL, AsJson, Url, client, say, talking
+from gateway.commands.terminal import BAD_ANSWER, DEFAULT_URL, AsJson, Url, client, say, talking
 
 POLL = 0.5
 """Seconds between looks at a rotation that is waited for."""

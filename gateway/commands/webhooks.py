@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.terminal import BAD_ANSWER, DEFAULT_URL, AsJson, Url, client, say, talking
+from gateway.commands.terminal import BAD_ANSWER, DEFAULT_URL, AsJson, Url, client, say, talking
 
 commands = typer.Typer(
     no_args_is_help=True,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from gateway.terminal import BAD_ANSWER, WRONG_USE, AsJson, Config, config_path, settings_of
+from gateway.commands.terminal import BAD_ANSWER, WRONG_USE, AsJson, Config, config_path, settings_of
 
 if TYPE_CHECKING:
     from gateway.kafka.deadletters import DeadLetter, DeadLetters

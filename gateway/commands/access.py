@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from gateway.access.principal import Scope
-from gateway.terminal import BAD_ANSWER, AsJson, Config, config_path, refusing, say, settings_of
+from gateway.commands.terminal import BAD_ANSWER, AsJson, Config, config_path, refusing, say, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
