@@ -76,11 +76,15 @@ class Batch:
 class Hand:
     """Of one consumer."""
 
-    def __init__(self, database: Database, outgoing: Outgoing, owns: Callable[[int], bool]) -> None:
-        """`owns` says of a partition whether it is ours."""
+    def __init__(
+        self, database: Database, outgoing: Outgoing, owns: Callable[[int], bool], may_tell: Callable[[], bool]
+    ) -> None:
+        """`owns` says of a partition whether it is ours, `may_tell` whether that is certain right now: what others may
+        have told of by now is not told once more, and differently."""
         self._database = database
         self._outgoing = outgoing
         self._owns = owns
+        self._may_tell = may_tell
         self._batches: dict[bytes, Batch] = {}
         # What is left of a batch is what the feed has beyond a cursor: nothing is counted while that moves.
         self._counting = asyncio.Lock()
@@ -133,6 +137,8 @@ class Hand:
     async def _publish_some(self) -> bool:
         """Publish what the store's feed has; whether there may be more."""
         async with self._counting:
+            if not self._may_tell():
+                return False
             fresh, verdicts = await self._database.read(store.untold)
             if fresh:
                 await self._publish([row for row in fresh if self._owns(partition_of(row.ended.batch_id))])

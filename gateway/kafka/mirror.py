@@ -102,7 +102,7 @@ class Mirror:
         self._jobs: Jobs | None = None
         self._consumer: AIOKafkaConsumer | None = None
         self._watermarks: dict[TopicPartition, Watermark] = {}
-        self._hand = Hand(local.database, outgoing, self._owns)
+        self._hand = Hand(local.database, outgoing, self._owns, self._certain)
         self._legacy = Legacy({}, {}, {}, set(), {})
         self._loading: set[int] = set()
         """Partitions that were assigned and are not read yet."""
@@ -180,6 +180,10 @@ class Mirror:
     def _owns(self, partition: int) -> bool:
         return partition in self._owned
 
+    def _certain(self) -> bool:
+        """Whether the last commit proves that our partitions are nobody else's."""
+        return self._local.time() < self._alive_until
+
     # Coming and going of partitions: called by the listener
 
     async def revoked(self) -> None:
@@ -192,8 +196,8 @@ class Mirror:
         self._left()
         out = self._consumer._coordinator.member_id == ""  # others may have had the partitions for a while
         await self._given_back(0.0 if out else self._handover)
-        await self._hand.publish_all()
         if not out:
+            await self._hand.publish_all()
             await self._hand_over()
             await self._commit()
 

@@ -72,7 +72,7 @@ class Fresh(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A batch that is not done, as it stands here."""
+    """A batch that is not done, or not told, as it stands here."""
 
     sequence: int
     batch_id: bytes
@@ -245,18 +245,20 @@ def standing(db: apsw.Connection, batch_id: bytes) -> tuple[int, bytes | None] |
 
 _HELD = """
 SELECT sequence, b.id, b.count, b.state, b.attempt, b.crashes, r.states, r.notes, r.milliseconds
-FROM batches b LEFT JOIN receipts r USING (sequence) WHERE b.state != 3
+FROM batches b LEFT JOIN receipts r USING (sequence) WHERE
 """
+_OPEN = "b.state != 3"
+_UNTOLD = "sequence IN (SELECT sequence FROM feed WHERE revision > (SELECT published FROM member))"
 
 
 def held(db: apsw.Connection, chosen: Callable[[int], bool]) -> list[Held]:
-    """What is not done of the partitions chosen."""
-    return [_held(row) for row in db.execute(_HELD) if chosen(partition_of(row[1]))]
+    """What of the partitions chosen is not done, or not told."""
+    return [_held(row) for row in db.execute(f"{_HELD} {_OPEN} OR {_UNTOLD}") if chosen(partition_of(row[1]))]
 
 
 def held_batch(db: apsw.Connection, batch_id: bytes) -> Held | None:
     """A batch, if it is here and not done."""
-    row = first(db, _HELD + "AND b.id = ?", (batch_id,))
+    row = first(db, f"{_HELD} {_OPEN} AND b.id = ?", (batch_id,))
     return None if row is None else _held(row)
 
 
@@ -272,17 +274,16 @@ def _held(row: tuple[Any, ...]) -> Held:
 def drop(db: apsw.Connection, sequences: Sequence[int]) -> None:
     """Forget batches that are others' by now. Whoever holds one learns it when it says something."""
     for sequence in sequences:
-        row = first(db, "SELECT job, count FROM batches WHERE sequence = ? AND state != 3", (sequence,))
-        if row is None:
-            continue  # it was done meanwhile
-        job, count = row
+        job, count, state = only(db, "SELECT job, count, state FROM batches WHERE sequence = ?", (sequence,))
         db.execute("DELETE FROM feed WHERE job = ? AND sequence = ?", (job, sequence))
         for table in ("work", "recipients", "receipts", "batches"):
             db.execute(f"DELETE FROM {table} WHERE sequence = ?", (sequence,))
-        db.execute("UPDATE stored SET batches = batches - 1, deliveries = deliveries - ?", (count,))
+        left = int(state != BatchState.DONE)
+        if left:
+            db.execute("UPDATE stored SET batches = batches - 1, deliveries = deliveries - ?", (count,))
         db.execute(
-            "UPDATE jobs SET open_batches = open_batches - 1, deliveries = deliveries - ? WHERE number = ?",
-            (count, job),
+            "UPDATE jobs SET open_batches = open_batches - ?, deliveries = deliveries - ? WHERE number = ?",
+            (left, count, job),
         )
         leases.settle_job(db, job)
         if first(db, "SELECT 1 FROM batches WHERE job = ? LIMIT 1", (job,)) is None:

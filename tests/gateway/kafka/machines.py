@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
 
 from gateway.kafka.queue import KafkaQueue
 from gateway.queue.base import Lease
@@ -44,6 +48,25 @@ class Machines:
         await queue.open()
         self.running.append(queue)
         return queue
+
+    def local(self, name: str, disk: str = "") -> SqliteQueue:
+        """What is on a machine's disk."""
+        path = self._folder / name / disk / "mirror.db"
+        return SqliteQueue(path, owner="worker-0", lease_seconds=4.0, durable=False)
+
+    async def told(self) -> list[dict[str, Any]]:
+        """The receipts that are on the topic."""
+        reader = AIOKafkaConsumer(
+            f"{self._ours.prefix}.receipts",
+            bootstrap_servers=list(self._ours.servers),
+            auto_offset_reset="earliest",
+        )
+        await reader.start()
+        try:
+            found = await reader.getmany(timeout_ms=2_000)
+        finally:
+            await reader.stop()
+        return [json.loads(record.value) for records in found.values() for record in records]
 
     async def stop(self, queue: KafkaQueue) -> None:
         """As kill -9: nothing is said to anybody."""

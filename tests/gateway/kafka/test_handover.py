@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from gateway.kafka import store
 from gateway.kafka.queue import KafkaQueue
-from gateway.model import Job, Lane, Note, State
+from gateway.model import Job, Lane, Note, State, delivery_prefix
 from gateway.queue.base import Lease, NewBatch
 from tests.gateway.kafka.machines import Machines, both_belong, leased
 from tests.gateway.queue.samples import NOW, batch, room, stored
@@ -144,3 +145,29 @@ async def test_who_leaves_tells_how_far_it_was(machines: Machines) -> None:
     assert done.batch_id not in states
     assert states.pop(part.batch_id) == bytes([State.ACCEPTED, State.PENDING])
     assert set(states.values()) == {bytes([State.PENDING] * 2)}
+
+
+async def test_what_was_not_told_is_told_by_whoever_is_next(machines: Machines) -> None:
+    """A machine that stood still ended a batch and could tell nobody: when it has the partition again, and nobody did
+    the work meanwhile, the receipts are what they were."""
+    first = await machines.start("one")
+    await both_belong(first)
+    await stored(first, batch(2))
+    (lease,) = await leased(first, count=1)
+    await machines.stop(first)
+    lost = machines.local("one")
+    await lost.open()
+    await lost.database.write(lambda db: store.joined(db, -7))  # as if it had missed generations of the group
+    (again,) = await lost.lease(room(), NOW)
+    again.progress.states[:] = bytes([State.ACCEPTED] * 2)
+    await lost.complete(again, [], NOW)
+    await lost.close()
+    back = await machines.start("one")
+    await both_belong(back)
+    async with asyncio.timeout(10):
+        while (await back.depth()).batches or await back.database.read(store.waits):
+            await asyncio.sleep(0.05)
+    assert await back.lease(room(), NOW) == []
+    (event,) = await machines.told()
+    assert (event["recipients"], event["state"]) == (["user-0", "user-1"], "accepted")
+    assert event["delivery"] == delivery_prefix(lease.batch_id)
