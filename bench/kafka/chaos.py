@@ -154,7 +154,7 @@ class _Chaos:
             "receipts_repeated": reader.repeated,
             "receipts_changed": reader.changed,
             "states": dict(Counter(each["state"] for each in reader.receipts.values())),
-            "longest_request_seconds": round(self._longest_silence, 1),
+            "longest_until_accepted_seconds": round(self._longest_silence, 1),
             "requests_broken": caller.broken,
             "requests_refused": caller.refusals,
             "complete": complete,

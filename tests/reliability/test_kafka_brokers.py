@@ -20,6 +20,6 @@ def test_leaders_that_die_or_stand_still_cost_nothing_but_time(long: bool, evide
     result = chaos.run(50_000, 10, kinds=chaos.BROKER_EVENTS)
     print(f"seed {result['seed']}")
     balance = Balance(**result["ledger"])
-    names = ("seed", "events", "longest_request_seconds", "requests_refused", "receipts_repeated")
+    names = ("seed", "events", "longest_until_accepted_seconds", "requests_refused", "receipts_repeated")
     evidence.record(result["done"], {name.replace("_", " "): result[name] for name in names}, balance)
     assert result["clean"], result
