@@ -40,13 +40,14 @@ class Incoming:
         self._producer = producer
         self._partitions = partitions
 
-    async def store(self, job: Job, batches: Iterable[NewBatch], *, offered: bool) -> None:
-        """Write a job's records, in groups that fit into memory, and their seal if there is more than one."""
+    async def store(self, job: Job, batches: Iterable[NewBatch], total: int, *, offered: bool) -> None:
+        """Write the records of a job of so many deliveries, as many at a time as fit into memory, and a seal if there
+        is more than one."""
         encoded = encode(job)
         topic, records = self._topics.batches(job.lane), 0
         only: list[Work] = []
         for group in _groups(self._placed(job, batches, len(encoded))):
-            found = works(encoded, group, offered=offered)
+            found = works(encoded, group, total, offered=offered)
             if records + len(found) == 1:
                 only = found
             else:

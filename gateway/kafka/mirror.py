@@ -388,7 +388,7 @@ class Mirror:
         offered = work.offered and self._may_offer(job)
         if offered and not job.resend_unknown:
             await self._outgoing.mark([(batch.id, 1) for batch in batches])
-        for batch_id in await self._local.admit(job, batches, offered=offered):
+        for batch_id in await self._local.admit(job, batches, total=work.total, offered=offered):
             await self._hand.meet(batch_id, at)
         if self._cancelled(job.id):
             await self._local.cancel(job.id, time.time())
@@ -408,7 +408,7 @@ class Mirror:
         columns = progress.shifted(columns, self._local.time() - now)
 
         def operation(db: Any) -> None:
-            if batch.id not in uploads.admit(db, job, [batch], None).known:
+            if batch.id not in uploads.admit(db, job, [batch], None, work.total).known:
                 store.resume(db, batch.id, columns, kept.crashes, kept.attempt, now)
 
         await self._local.database.write(operation)

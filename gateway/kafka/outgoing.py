@@ -130,9 +130,9 @@ class Outgoing:
             each = await self._local.database.read(partial(store.held_batch, batch_id=batch_id))
             if found is None or each is None:
                 continue
-            body, route, count, recipients, encoded = found
+            body, total, route, count, recipients, encoded = found
             batch = NewBatch(batch_id, Route(*route), count, recipients, _decode_columns(encoded))
-            work = encode(Work(VERSION, msgspec.Raw(body), (batch,)))
+            work = encode(Work(VERSION, msgspec.Raw(body), (batch,), total))
             kept = Kept(VERSION, *Columns.fresh(count), False, 0, 0, work)
             records.append(Record(self._topics.progress, partition_of(batch_id), batch_id + WORK, encode(kept)))
             columns.append(Standing(batch_id, each.columns, each.leased, each.attempt, each.crashes))

@@ -248,7 +248,7 @@ class KafkaQueue:
     async def seal(self, job_id: str, batches: Sequence[NewBatch], fingerprint: bytes, answer: bytes) -> None:
         spool = self._spool(job_id)
         await self.put(job_id, batches)
-        await self._incoming.store(spool.job, spool.read(), offered=False)
+        await self._incoming.store(spool.job, spool.read(), spool.deliveries, offered=False)
         if spool.idempotency is not None:
             await self._settle(spool.job, spool.idempotency._replace(fingerprint=fingerprint), answer)
         self._spools.pop(job_id).close()
@@ -267,7 +267,9 @@ class KafkaQueue:
             replay = Replay(job.id, idempotency.fingerprint, answer)
         try:
             await self._make_room(batches)
-            await self._incoming.store(job, batches if idempotency is None else derived(job, batches), offered=True)
+            total = sum(batch.count for batch in batches)
+            named = batches if idempotency is None else derived(job, batches)
+            await self._incoming.store(job, named, total, offered=True)
         except BaseException:
             if idempotency is not None:
                 await asyncio.shield(self._release(job.id, idempotency.key))

@@ -30,6 +30,8 @@ class Work(msgspec.Struct, array_like=True, frozen=True):
     version: int
     job: msgspec.Raw
     batches: tuple[NewBatch, ...]
+    total: int
+    """Deliveries of the whole job."""
     sealed: bool = True
     """Whether that is the whole job. Otherwise it is invisible until a `Seal` has been read."""
     offered: bool = True
@@ -126,8 +128,9 @@ def _cut(column: bytes, middle: int) -> tuple[bytes, bytes]:
     return b"\n".join(lines[:middle]), b"\n".join(lines[middle:])
 
 
-def works(job: bytes, batches: Sequence[NewBatch], *, offered: bool) -> list[Work]:
-    """A job's records: one if that holds it, else as many as it takes, which a seal has to follow.
+def works(job: bytes, batches: Sequence[NewBatch], total: int, *, offered: bool) -> list[Work]:
+    """A job's records, `total` deliveries in all: one if that holds it, else as many as it takes, which a seal has to
+    follow.
 
     All batches of one record are in one partition.
     """
@@ -141,4 +144,4 @@ def works(job: bytes, batches: Sequence[NewBatch], *, offered: bool) -> list[Wor
         groups[-1].append(batch)
         room -= left
     sealed = len(groups) == 1
-    return [Work(VERSION, msgspec.Raw(job), tuple(group), sealed, offered and sealed) for group in groups]
+    return [Work(VERSION, msgspec.Raw(job), tuple(group), total, sealed, offered and sealed) for group in groups]

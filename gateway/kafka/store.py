@@ -281,10 +281,7 @@ def drop(db: apsw.Connection, sequences: Sequence[int]) -> None:
         left = int(state != BatchState.DONE)
         if left:
             db.execute("UPDATE stored SET batches = batches - 1, deliveries = deliveries - ?", (count,))
-        db.execute(
-            "UPDATE jobs SET open_batches = open_batches - ?, deliveries = deliveries - ? WHERE number = ?",
-            (left, count, job),
-        )
+        db.execute("UPDATE jobs SET open_batches = open_batches - ? WHERE number = ?", (left, job))
         leases.settle_job(db, job)
         if first(db, "SELECT 1 FROM batches WHERE job = ? LIMIT 1", (job,)) is None:
             for table in ("cancellations", "messages"):
@@ -322,16 +319,17 @@ def leased(db: apsw.Connection) -> int:
     return int(count)
 
 
-def work_of(db: apsw.Connection, batch_id: bytes) -> tuple[bytes, tuple[str, str, str], int, bytes, bytes] | None:
-    """A batch's job, route, count, recipients and columns, encoded as they are stored."""
+def work_of(db: apsw.Connection, batch_id: bytes) -> tuple[bytes, int, tuple[str, str, str], int, bytes, bytes] | None:
+    """A batch's job and that one's total, route, count, recipients and columns, encoded as they are stored."""
     row = first(
         db,
-        "SELECT m.body, t.app, t.provider, t.origin, b.count, p.ids, w.columns FROM batches b "
-        "JOIN messages m USING (job) JOIN routes t ON t.number = b.route JOIN recipients p USING (sequence) "
+        "SELECT m.body, j.deliveries, t.app, t.provider, t.origin, b.count, p.ids, w.columns FROM batches b "
+        "JOIN jobs j ON j.number = b.job JOIN messages m USING (job) "
+        "JOIN routes t ON t.number = b.route JOIN recipients p USING (sequence) "
         "JOIN work w USING (sequence) WHERE b.id = ? AND b.state != 3",
         (batch_id,),
     )
     if row is None:
         return None
-    body, app, provider, origin, count, ids, columns = row
-    return bytes(body), (app, provider, origin), count, bytes(ids), bytes(columns)
+    body, total, app, provider, origin, count, ids, columns = row
+    return bytes(body), total, (app, provider, origin), count, bytes(ids), bytes(columns)

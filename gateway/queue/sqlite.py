@@ -223,10 +223,11 @@ class SqliteQueue:
         stored = await asyncio.shield(future)  # even if its caller is gone, what was leased has its holder
         return None if isinstance(stored, list) else stored
 
-    async def admit(self, job: Job, batches: Sequence[NewBatch], *, offered: bool) -> frozenset[bytes]:
+    async def admit(self, job: Job, batches: Sequence[NewBatch], *, total: int, offered: bool) -> frozenset[bytes]:
         """Take in batches of a job that another store keeps as well; more of the same job may come.
 
         Args:
+            total: deliveries of the whole job.
             offered: whether they may be handed over.
 
         Returns:
@@ -235,7 +236,7 @@ class SqliteQueue:
         slots = self._slots_for(job, batches) if offered else []
         until = self.time() + self.lease_seconds
         holder = Holder(self.owner, until) if slots else None
-        admitting = self.database.write(lambda db: uploads.admit(db, job, batches, holder))
+        admitting = self.database.write(lambda db: uploads.admit(db, job, batches, holder, total))
         admitting.add_done_callback(partial(self._admitted, job, batches, slots, until))
         return (await asyncio.shield(admitting)).known
 

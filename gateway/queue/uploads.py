@@ -88,8 +88,9 @@ class Admitted(NamedTuple):
     """Ids of those that were here already, at work or done."""
 
 
-def admit(db: apsw.Connection, job: Job, batches: Sequence[NewBatch], holder: Holder | None) -> Admitted:
-    """Take in batches that are visible, of a job that may have others here. Those that are known are left alone."""
+def admit(db: apsw.Connection, job: Job, batches: Sequence[NewBatch], holder: Holder | None, total: int) -> Admitted:
+    """Take in batches that are visible, of a job of `total` deliveries that may have others here and elsewhere. Those
+    that are known are left alone."""
     known = frozenset(batch.id for batch in batches if first(db, "SELECT 1 FROM batches WHERE id = ?", (batch.id,)))
     fresh = [batch for batch in batches if batch.id not in known]
     row = first(db, "SELECT number, state FROM jobs WHERE id = ?", (job.id,))
@@ -99,14 +100,13 @@ def admit(db: apsw.Connection, job: Job, batches: Sequence[NewBatch], holder: Ho
     scheduled = _due(job) > job.created_at
     if row is None:
         number = _insert_job(db, job, JobState.READY, None, fresh)
+        db.execute("UPDATE jobs SET deliveries = ? WHERE number = ?", (total, number))
         state = _first_state(db, number, job.app, job.ordering_key, scheduled, fresh)
     else:
         number, job_state = row
         state = _later_state(db, number, job, job_state, scheduled)
         db.execute(
-            "UPDATE jobs SET deliveries = deliveries + ?, open_batches = open_batches + ?, finished = NULL "
-            "WHERE number = ?",
-            (sum(batch.count for batch in fresh), len(fresh), number),
+            "UPDATE jobs SET open_batches = open_batches + ?, finished = NULL WHERE number = ?", (len(fresh), number)
         )
     upload = _Upload(number, job.lane, _due(job), scheduled, job.app, job.ordering_key)
     held = holder if state is BatchState.READY and not known else None

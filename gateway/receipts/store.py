@@ -31,6 +31,9 @@ PAGES_AT_ONCE = 512
 FREE_SHARE = 4
 """A file may keep one free page in so many, to be used again; more is given back to the file system."""
 
+_WHOLE = "finished IS NOT NULL AND deliveries <= (SELECT coalesce(sum(count), 0) FROM batches WHERE job = jobs.number)"
+"""Whether a job is finished: nothing of it is left here, nor, with Kafka, with another machine."""
+
 _VISIBLE = (JobState.READY, JobState.CANCELLED)
 _DIGITS = tuple(digits.decode() for digits in INDEX_DIGITS)
 _NO_NOTE = Note()
@@ -128,7 +131,7 @@ class ReceiptStore:
         """Receipts of a job since a cursor (0: from the start); None if there is no such job."""
 
         def query(db: apsw.Connection) -> Page | None:
-            row = _visible_job(db, job_id, "number, finished IS NOT NULL")
+            row = _visible_job(db, job_id, f"number, {_WHOLE}")
             if row is None:
                 return None
             number, finished = row
@@ -238,6 +241,7 @@ def _job_status(db: apsw.Connection, job_id: str) -> JobStatus | None:
             ended += found
         parked -= ended if batch_state == BatchState.PARKED else 0
     counts[PENDING] = total - sum(counts.values())
+    whole = finished is not None and counts[PENDING] == 0  # with Kafka, the rest may be another machine's
     (first_finished,) = only(db, "SELECT min(finished) FROM batches WHERE job = ?", (number,))
     return JobStatus(
         id=job_id,
@@ -245,12 +249,12 @@ def _job_status(db: apsw.Connection, job_id: str) -> JobStatus | None:
         lane=lane,
         created_at=created,
         cancelled=state == JobState.CANCELLED,
-        finished=finished is not None,
+        finished=whole,
         total=total,
         parked=parked,
         counts=counts,
         first_finished_at=first_finished,
-        finished_at=finished,
+        finished_at=finished if whole else None,
     )
 
 

@@ -60,9 +60,9 @@ def test_what_is_divided_is_whole(size: int, room: int) -> None:
 
 
 def test_a_small_job_is_one_record_and_needs_no_seal() -> None:
-    found = works(b"job", [batch(3), batch(2)], offered=True)
+    found = works(b"job", [batch(3), batch(2)], 5, offered=True)
     same = [msgspec.structs.replace(each, id=placed(each.id, 3)) for each in (batch(3), batch(2))]
-    assert [(work.sealed, work.offered) for work in works(b"job", same, offered=True)] == [(True, True)]
+    assert [(work.sealed, work.offered) for work in works(b"job", same, 5, offered=True)] == [(True, True)]
     for work in found:
         assert len({partition_of(each.id) for each in work.batches}) == 1
         assert work.sealed == (len(found) == 1)
