@@ -62,6 +62,7 @@ def _run(*arguments: str, heap: str = HEAP, extra: str = "") -> subprocess.Compl
         "KAFKA_LIB": str(library()),
         "KAFKA_HEAP": heap,
         "KAFKA_EXTRA": extra,
+        "KAFKA_OWNER": str(os.getpid()),
         "KAFKA_CPORT_OFFSET": str(CONTROLLER),
     }
     return subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -115,6 +116,7 @@ class Partition(RuleBasedStateMachine):
         assert self.watermark.note == (begun[0] if begun else None)
 
 
+@pytest.mark.timeout(1200)
 def test_no_record_is_passed_that_is_not_done(long: bool, evidence: Evidence) -> None:
     """Records done in any order, parked, revoked, assigned to the same member or another, late completions, commits
     that fail, crashes."""
