@@ -89,16 +89,24 @@ class Inline(Database):
     """Commits where it is asked to: no thread, so that virtual time stands still meanwhile."""
 
     async def open(self) -> None:
-        self._db, self._reader, self._turn = self._connect()
+        self._db, self._reader, self._watch, self._turn = self._connect()
         self._db.execute("PRAGMA synchronous = OFF")  # nobody cuts the power here
 
     async def close(self) -> None:
         assert self._reader is not None
+        assert self._watch is not None
         self._db.close()
         self._reader.close()
+        self._watch.close()
         self._turn.close()
 
-    def write(self, operation: Operation[T], *, patient: bool = False) -> asyncio.Future[T]:
+    def write(
+        self,
+        operation: Operation[T],
+        *,
+        patient: bool = False,
+        first: Callable[[asyncio.Future[T]], None] | None = None,
+    ) -> asyncio.Future[T]:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         try:
             with self._db:
@@ -107,6 +115,8 @@ class Inline(Database):
             future.set_exception(error)
         else:
             future.set_result(result)
+        if first is not None:
+            first(future)
         return future
 
     async def read(self, query: Callable[[apsw.Connection], T]) -> T:
