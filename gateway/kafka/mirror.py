@@ -244,7 +244,8 @@ class Mirror:
 
     async def _arrive(self) -> None:
         """Learn what earlier holders left of the partitions, then read them."""
-        consumer, partitions, watermarks = self._consumer, set(self._loading), self._watermarks
+        consumer, watermarks = self._consumer, self._watermarks
+        partitions = {each.partition for each in watermarks}
         assert consumer is not None
         generation = self._generation
         known = await self._local.database.read(store.member)
@@ -252,6 +253,7 @@ class Mirror:
         former = await self._local.database.read(lambda db: store.held(db, lambda number: number not in stayed))
         commits = await consumer._coordinator.fetch_committed_offsets(list(watermarks))
         since = progress.noted(commits)
+        starts = await consumer.beginning_offsets([each for each in watermarks if each not in commits])
         legacy = await progress.read(self._cluster, self._topics, sorted(partitions), since)
         if watermarks is not self._watermarks:
             return  # the group changed once more meanwhile
@@ -263,10 +265,12 @@ class Mirror:
         await self._local.database.write(lambda db: store.drop(db, sequences))
         self._legacy = legacy
         self._outgoing.receipts_at.update(legacy.ends)
-        self._committed = {each: found.offset for each, found in commits.items() if found.offset >= 0}
+        self._committed = starts | {each: found.offset for each, found in commits.items()}
         self._hand.clear()
         self._owned = partitions
         await self._admit_moved()
+        if watermarks is not self._watermarks:
+            return
         await self._local.database.write(lambda db: store.joined(db, generation))
         self._loading = set()
         consumer.resume(*watermarks)
@@ -442,14 +446,12 @@ class Mirror:
     async def _commit(self) -> None:
         """Commit what is done. A group that changes meanwhile refuses it, and whoever is next reads it once more."""
         consumer, watermarks = self._consumer, self._watermarks
-        if consumer is None or not watermarks:
+        if consumer is None or not watermarks or self._loading:
             return
         began = self._local.time()
         offsets = {}
         for lane, watermark in watermarks.items():
-            position = watermark.position
-            if position is None:
-                position = self._committed.get(lane, 0)
+            position = self._committed[lane] if watermark.position is None else watermark.position
             note = self._outgoing.receipts_at.get(lane.partition, 0) if watermark.note is None else watermark.note
             offsets[lane] = OffsetAndMetadata(position, str(note))
         try:
