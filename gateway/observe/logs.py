@@ -6,12 +6,13 @@ level     events
 error     someone has to act: `workers.give_up`, `gateway.reload_refused`, `gateway.reload_failed`, `route.stopped`,
           `credential.refused`, `credential.unusable`, `webhook.disabled`, `webhook.exhausted`; a defect of ours:
           `http.failed` (the caller got 500), `worker.failed`, `process.failed`, `batch.set_aside`,
-          `batch.dead_lettered`, `kafka.job_failed`, `shared.failed`, `webhook.failed`
+          `batch.dead_lettered`, `kafka.job_failed`, `kafka.mirror_failed`, `shared.failed`, `webhook.failed`
 warning   it goes on, but look: `worker.died`, `worker.killed`, `loop.stalled`, `queue.lease_failed`,
           `queue.lease_lost`, `queue.maintenance_failed`, `batch.crashed`, `credential.exchange_failed`,
           `credential.expires`, `credential.not_rotated`, `credentials.not_followed`, `route.held`, `access.open`,
           `audit.not_written`, `jwks.not_fetched`, `keys.not_followed`, `kafka.dead_letter`, `kafka.job_waits`,
-          `kafka.key_not_settled`, `kafka.mirror_failed`, `kafka.reader_failed`, `shared.lost`, `webhook.not_stored`
+          `kafka.key_not_settled`, `kafka.left_untold`, `kafka.member_unknown`, `kafka.mirror_failed`,
+          `kafka.reader_failed`, `shared.lost`, `webhook.not_stored`
 info      lifecycle: `worker.started`, `worker.ready`, `http.listening`, `gateway.draining`, `gateway.reloaded`,
           `worker.draining`, `worker.stopped`, `route.released`, `kafka.assigned`, `kafka.commit_refused`,
           `shared.reached`

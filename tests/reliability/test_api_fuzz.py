@@ -31,7 +31,7 @@ ROW = "R20"
 HERE = Path(__file__).parent
 SERVICES = ("apns", "fcm", "webpush")
 PARKED = 8
-EXAMPLES = {False: 10, True: 30}
+EXAMPLES = {False: 10, True: 200}
 """Of each operation, in the phases that have no number of their own."""
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 
