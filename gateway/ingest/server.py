@@ -24,6 +24,7 @@ from gateway.ingest.intake import Answer, Apps, Intake, Meter
 from gateway.ingest.invitation import Invited, invite_later
 from gateway.ingest.limits import KIB, Limits
 from gateway.ingest.lookup import Audit, Lookup, Receipts
+from gateway.ingest.malformed import Runner
 from gateway.ingest.media import JSON, NDJSON, content_type
 from gateway.ingest.overload import Overload, unstored
 from gateway.ingest.parking import Mask, Parking
@@ -160,7 +161,7 @@ def application(
 
 def runner(app: web.Application) -> web.AppRunner:
     """Serves an application the way ingest needs it."""
-    return web.AppRunner(
+    return Runner(
         app,
         access_log=None,  # metrics count requests; nobody can afford a line for each
         auto_decompress=False,  # refused by its header, so not a byte of a bomb is inflated

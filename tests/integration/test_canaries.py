@@ -99,7 +99,6 @@ class Canaries(World):
         host, port = self.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=5) as sock:
             sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
             parts = []
             while part := sock.recv(65_536):
                 parts.append(part)
@@ -182,6 +181,8 @@ def test_nothing_that_is_nobodys_business_leaves_traces(world: Canaries) -> None
     # what is not even HTTP
     for number, data in enumerate(MALFORMED):
         told[f"malformed {number}"] = world.raw(data)
+        assert told[f"malformed {number}"].startswith("HTTP/1.0 400 Bad Request")
+        assert "application/problem+json" in told[f"malformed {number}"]
 
     # a credential that its service refuses, with the same words: jobs wait, and are taken back
     status, answer = world.submit(
@@ -215,7 +216,7 @@ def test_nothing_that_is_nobodys_business_leaves_traces(world: Canaries) -> None
         "batch.set_aside",
         "batch.dead_lettered",
         "route.",
-        "aiohttp.server",
+        "http.malformed",
     ):
         assert event in told["log"], f"that way was not gone: {event}"
     told["metrics"] = b"".join(

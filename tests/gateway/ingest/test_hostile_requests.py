@@ -67,6 +67,15 @@ async def test_a_request_that_could_be_read_as_two_is_refused_and_nothing_behind
     assert gateway.queue.jobs == {}
 
 
+async def test_what_is_no_request_is_told_so_without_a_word_of_it(gateway: Gateway) -> None:
+    """The line that cannot be read may be one with a credential, and whoever reads the answer another."""
+    data = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer birdie\x00\r\n\r\n"
+    head, _, body = (await exchange(gateway, data)).partition(b"\r\n\r\n")
+    assert b"Content-Type: application/problem+json" in head
+    assert json.loads(body)["title"] == "Bad Request"
+    assert b"birdie" not in body
+
+
 async def test_endless_fields_are_refused(gateway: Gateway) -> None:
     long = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000 + b"\r\n\r\n"
     many = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 20_000 + b"\r\n"
