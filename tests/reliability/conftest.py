@@ -7,8 +7,10 @@ themselves, and tell `evidence` what was done how often and what came of it.
 from __future__ import annotations
 
 import json
+import random
 import re
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,14 @@ from tests.gateway.loops import pytest_asyncio_loop_factories, wall_follows_the_
 def long(request: pytest.FixtureRequest) -> bool:
     """Whether to attack at full scale."""
     return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest, long: bool) -> int:
+    """Where the dice of a test start: the default run's are the same each time, a long one's are new."""
+    drawn = random.SystemRandom().randrange(1, 2**31) if long else zlib.crc32(request.node.nodeid.encode()) >> 1
+    print(f"seed {drawn}")
+    return drawn
 
 
 class Evidence:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import subprocess
 import sys
 import time
@@ -116,11 +115,9 @@ def _members(world: World, service: str, count: int) -> list[bytes]:
 
 
 @pytest.mark.timeout(600)
-def test_every_answer_is_as_described(long: bool, evidence: Evidence, tmp_path: Path) -> None:
+def test_every_answer_is_as_described(long: bool, seed: int, evidence: Evidence, tmp_path: Path) -> None:
     """Whatever is asked, meant or not: an answer that the document names, in the form that it names, none of 5xx; what
     breaks the document is refused, and what keeps to it is done or refused for a reason that no schema can tell."""
-    seed = random.SystemRandom().randrange(2**31)
-    print(f"seed {seed}")
     ids = asyncio.run(park(tmp_path / "queue/carillon.db"))
     with World(SERVICES, mode="quick", folder=tmp_path) as world:
         ids += asyncio.run(work(world))

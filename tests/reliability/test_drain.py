@@ -118,11 +118,9 @@ WAYS: dict[str, Callable[..., object]] = {"once": stop_once, "twice": stop_twice
 
 
 @pytest.mark.timeout(600)
-async def test_stopping_under_load_is_quick_and_loses_nothing(long: bool, evidence: Evidence) -> None:
+async def test_stopping_under_load_is_quick_and_loses_nothing(long: bool, seed: int, evidence: Evidence) -> None:
     """Not ready within a second, gone within 25; what was told 202 before ends in one receipt each after a restart."""
-    seed = random.SystemRandom().randrange(2**32)
     chance, count = random.Random(seed), 30 if long else 3
-    print(f"seed {seed}")
     stops, ledger, ways = Stops(), Ledger(), [list(WAYS)[number % 3] for number in range(count)]
     with World(["apns"], mode="quick", workers=2, scripts={"apns": SLOW}) as world:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import random
 import re
 import subprocess
 import sys
@@ -46,13 +45,11 @@ def test_no_input_of_the_corpus_breaks_a_promise(name: str, evidence: Evidence) 
 
 @pytest.mark.timeout(SECONDS + 120)
 @pytest.mark.parametrize("name", NAMES)
-def test_no_input_that_is_searched_for_breaks_a_promise(name: str, long: bool, evidence: Evidence) -> None:
+def test_no_input_that_is_searched_for_breaks_a_promise(name: str, long: bool, seed: int, evidence: Evidence) -> None:
     """Inputs are bred from the corpus, towards code that none has reached yet. What breaks a promise is left in the
     corpus."""
     if not long or importlib.util.find_spec("atheris") is None:
         pytest.skip("needs --long, and Atheris")
-    seed = random.SystemRandom().randrange(1, 2**31)
-    print(f"seed {seed}")
     before = set((CORPUS / name).iterdir())
     command = ["-m", "tests.reliability.fuzz", name, "--seconds", str(SECONDS), "--seed", str(seed)]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)

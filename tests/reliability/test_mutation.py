@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -44,12 +43,10 @@ def test_each_mutant_has_one_change(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", SUBJECTS)
-def test_a_test_notices(path: str, long: bool, evidence: Evidence) -> None:
+def test_a_test_notices(path: str, long: bool, seed: int, evidence: Evidence) -> None:
     """At least 85 of 100 mutants of each module are killed by the module's own tests."""
     if not long:
         pytest.skip("needs --long")
-    seed = random.SystemRandom().randrange(2**31)
-    print(f"seed {seed}")
     command = ["-m", "tests.reliability.mutation", path, "--most", str(MOST), "--seed", str(seed)]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

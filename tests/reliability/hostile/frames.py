@@ -8,7 +8,7 @@ from tests.gateway.http2 import wire
 
 _SUCCESS = (wire.OK, wire.OK + b"\x20", wire.OK + b"\x00\x01n\x01v", b"\x08\x03200")
 _FAILURE = (wire.NOT_FOUND, wire.NOT_FOUND + b"\x00\x01n\x01v", b"\x08\x03404")
-_NEITHER = (wire.CONTINUE, b"", b"\x80", b"\xbe", wire.OK + wire.OK + b"\x01", b"\x8f" * 70)
+_NEITHER = (wire.CONTINUE, b"", b"\x80", b"\xbe", wire.NOT_FOUND + wire.OK + b"\x01", b"\x8f" * 70)
 _SIZES = (0, 0, 1, 4, 4, 5, 6, 8, 8, 9, 30)
 
 
@@ -43,6 +43,7 @@ def _frame(dice: random.Random, stream_id: int, success: bool) -> bytes:
             return wire.goaway(dice.choice((0, stream_id, 2**31 - 1)), dice.randrange(16))
         case 10 if dice.random() < 0.2:
             kind, flags = dice.randrange(10), dice.randrange(256)
-            return wire.raw(kind, flags, near, dice.randbytes(dice.choice(_SIZES)))
+            anything = dice.randbytes(dice.choice(_SIZES))
+            return wire.raw(kind, flags, near, anything.replace(wire.OK, wire.NOT_FOUND))
         case _:
             return wire.raw(wire.PING, 0, 0, bytes(8))
