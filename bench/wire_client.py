@@ -22,7 +22,7 @@ import uvloop
 
 from gateway.http2.connection import Requests
 from gateway.http2.pool import Address, DialFailure, Pool, tls_context
-from gateway.http2.protocol import Results, Tag
+from gateway.http2.results import Results, Tag
 from providers.base import Head
 
 SLICE = 500

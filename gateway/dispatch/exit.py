@@ -16,7 +16,7 @@ from gateway.credentials.store import Signing, Tally
 from gateway.dispatch.flight import Flight
 from gateway.http2.connection import Requests
 from gateway.http2.pool import DialFailure, Pool
-from gateway.http2.protocol import Answer, Results, Tag
+from gateway.http2.results import Answer, Results, Tag
 from providers.base import Credential, Outcome, Provider, Scope, Verdict
 
 UNPROVEN = 20

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from gateway.http2.connection import Requests, Source
 from gateway.http2.pool import Pool
-from gateway.http2.protocol import Results, Tag
+from gateway.http2.results import Results, Tag
 
 POISON_CUTS = 4
 """Connections that a delivery ended, two of them alone, before it is given up. Those of an outage are not counted."""

@@ -26,7 +26,7 @@ from gateway.dispatch.retry import Decision, History, Limits, decide
 from gateway.dispatch.turns import Turn
 from gateway.http2.connection import Requests
 from gateway.http2.pool import DialFailure, Pool
-from gateway.http2.protocol import Answer, Results, Run, Tag
+from gateway.http2.results import Answer, Results, Run, Tag
 from gateway.model import Lane, Route, State
 from gateway.observe.metrics import Handshake, Metrics
 from gateway.policy.screening import overdue

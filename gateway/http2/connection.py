@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import NamedTuple, Protocol, cast
 
-from gateway.http2.frames import ErrorCode, error_name
-from gateway.http2.protocol import ClientProtocol, Phase, ProtocolError, Results, Tag
+from gateway.http2.frames import ErrorCode, ProtocolError, error_name
+from gateway.http2.protocol import ClientProtocol, Phase
+from gateway.http2.results import Results, Tag
 from providers.base import Head
 
 SLICES_A_TURN = 4

@@ -9,6 +9,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 FRAME_HEADER = struct.Struct(">BHBBI")
 """Length (high byte, low two bytes), type, flags, stream id."""
+HEADER_SIZE = FRAME_HEADER.size
 
 DEFAULT_WINDOW = 65_535
 DEFAULT_MAX_FRAME = 16_384
@@ -67,6 +68,18 @@ def error_name(code: int) -> str:
         return ErrorCode(code).name
     except ValueError:
         return f"0x{code:x}"
+
+
+class ProtocolError(Exception):
+    """The peer broke the protocol; `code` is what it is told in GOAWAY (RFC 9113 section 5.4.1)."""
+
+    def __init__(self, code: ErrorCode, detail: str) -> None:
+        self.code = code
+        self.detail = detail
+        super().__init__(code, detail)
+
+    def __str__(self) -> str:
+        return f"{self.code.name}: {self.detail}"
 
 
 def frame(kind: Type, flags: int, stream_id: int, payload: bytes) -> bytes:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from gateway.http2.connection import Requests
 from gateway.http2.pool import Address, DialFailure, Pool
-from gateway.http2.protocol import Answer, Results, Tag
+from gateway.http2.results import Answer, Results, Tag
 from providers.base import Exchange, Head
 
 REQUEST_TIMEOUT = 15.0

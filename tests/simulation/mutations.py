@@ -36,7 +36,7 @@ from gateway.dispatch import retry, sender
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.sender import Sender
-from gateway.http2.protocol import ClientProtocol
+from gateway.http2.streams import Streams
 from gateway.model import State
 from gateway.queue import columns, leases, uploads
 from gateway.queue.base import LeaseLost
@@ -104,24 +104,24 @@ def completes_without_fencing(patch: pytest.MonkeyPatch) -> None:
 def takes_refused_for_accepted(patch: pytest.MonkeyPatch) -> None:
     """What is above GOAWAY's last stream, or refused, counts as accepted."""
 
-    def unprocessed(self: ClientProtocol, stream_id: int, reason: str) -> None:
-        self._results.accepted.append(self._forget(stream_id))
+    def unprocessed(self: Streams, stream_id: int, reason: str) -> None:
+        self.results.accepted.append(self._forget(stream_id))
 
-    patch.setattr(ClientProtocol, "_finish_unprocessed", unprocessed)
+    patch.setattr(Streams, "finish_unprocessed", unprocessed)
 
 
 def takes_refused_for_unknown(patch: pytest.MonkeyPatch) -> None:
     """What is above GOAWAY's last stream, or refused, counts as sent and not answered."""
-    patch.setattr(ClientProtocol, "_finish_unprocessed", ClientProtocol._finish_broken)
+    patch.setattr(Streams, "finish_unprocessed", Streams.finish_broken)
 
 
 def takes_unanswered_for_refused(patch: pytest.MonkeyPatch) -> None:
     """What a broken connection leaves without an answer counts as not processed, whatever the job says."""
 
-    def broken(self: ClientProtocol, stream_id: int, reason: str) -> None:
-        self._results.unsent.append(self._forget(stream_id))
+    def broken(self: Streams, stream_id: int, reason: str) -> None:
+        self.results.unsent.append(self._forget(stream_id))
 
-    patch.setattr(ClientProtocol, "_finish_broken", broken)
+    patch.setattr(Streams, "finish_broken", broken)
 
 
 def takes_unknown_for_accepted(patch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from gateway.dispatch.sender import Sender
 from gateway.dispatch.turns import Turn
 from gateway.http2.connection import Requests
 from gateway.http2.pool import Counts
-from gateway.http2.protocol import Answer, Results
+from gateway.http2.results import Answer, Results
 from gateway.model import Job, Lane, Note, Route, State, milliseconds_column, new_batch_id, new_job_id
 from gateway.queue.base import Lease, Progress
 from providers.base import (

@@ -11,7 +11,7 @@ import pytest
 from gateway.dispatch.flight import SUSPECT_CUTS, Flight
 from gateway.dispatch.quarantine import POISON_CUTS, POISONOUS, UNUSED
 from gateway.http2.connection import Requests
-from gateway.http2.protocol import Results
+from gateway.http2.results import Results
 from gateway.model import Note, State
 from tests.gateway.dispatch.scripted import Bench, flight, lease
 from tests.gateway.dispatch.test_dispatcher import World

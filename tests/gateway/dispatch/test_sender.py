@@ -17,7 +17,7 @@ from gateway.dispatch.governor import LEAST_STEP
 from gateway.dispatch.retry import TRIES_IN_DOUBT, Limits
 from gateway.dispatch.sender import DEFER_AFTER, HELD_BACK_PATIENCE
 from gateway.http2.connection import Requests
-from gateway.http2.protocol import Answer, Results, Run
+from gateway.http2.results import Answer, Results, Run
 from gateway.model import Lane, Note, State
 from gateway.queue.base import BATCH_LOAD, DeadTarget
 from providers.base import Alike, Outcome, Rendered, Rows, Scope, Verdict

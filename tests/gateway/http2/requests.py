@@ -6,7 +6,7 @@ from collections import Counter
 
 from gateway.http2.connection import Requests
 from gateway.http2.pool import DialFailure
-from gateway.http2.protocol import Answer, Results
+from gateway.http2.results import Answer, Results
 from providers.base import Head
 
 HEAD = Head(

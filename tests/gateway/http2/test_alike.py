@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gateway.http2.alike import HOPELESS, LEAST_TRIED, Shape, Successes
 from gateway.http2.hpack import AnswerDecoder, Decoded, HeaderError
-from gateway.http2.protocol import Answer, Run
+from gateway.http2.results import Answer, Run
 from tests.gateway.http2 import wire
 from tests.gateway.http2.wire import busy
 
@@ -90,7 +90,7 @@ class TestRuns:
     def test_what_was_received_is_given_back_to_the_window(self) -> None:
         protocol = busy(40)
         protocol.receive_data(pairs(1, [b"%016d" % number for number in range(40)]))
-        assert protocol._to_refill == 40 * 16
+        assert protocol._inflow.received == 40 * 16
 
     def test_of_answers_that_are_not_alike_few_are_tried(self) -> None:
         """Where every other one is different, the work must not grow with what was read."""

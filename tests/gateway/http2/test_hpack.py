@@ -8,8 +8,8 @@ from hpack.hpack import encode_integer
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from gateway.http2.answers import MAX_FIELDS, MAX_HEADER_BLOCK
 from gateway.http2.hpack import AnswerDecoder, Cut, Decoded, HeadEncoder, HeaderError, integer, literal
-from gateway.http2.protocol import MAX_FIELDS, MAX_HEADER_BLOCK
 from providers.base import Head, Headers
 
 PSEUDO = ((b":method", b"POST"), (b":scheme", b"https"), (b":authority", b"api.push.apple.com"))

@@ -5,16 +5,11 @@ from __future__ import annotations
 import pytest
 
 from gateway.http2 import frames
+from gateway.http2.answers import MAX_BODY, MAX_HEADER_BLOCK
 from gateway.http2.frames import ErrorCode
-from gateway.http2.protocol import (
-    MAX_BODY,
-    MAX_HEADER_BLOCK,
-    MAX_STREAMS,
-    RECEIVE_WINDOW,
-    Answer,
-    ClientProtocol,
-    Phase,
-)
+from gateway.http2.protocol import MAX_STREAMS, ClientProtocol, Phase
+from gateway.http2.results import Answer
+from gateway.http2.windows import RECEIVE_WINDOW
 from providers.base import Head
 from tests.gateway.http2 import wire
 from tests.gateway.http2.wire import Frame, busy, raw, ready, send, sent_frames
@@ -162,13 +157,13 @@ def test_a_header_block_above_the_frame_size_is_continued(size: int, way: str) -
 def test_a_connection_retires_before_its_stream_ids_run_out() -> None:
     """Section 5.1.1: ids cannot be used again, so the last requests are those that surely fit."""
     protocol = ready()
-    protocol._next_id = frames.MAX_STREAM_ID - 2 * MAX_STREAMS
+    protocol._streams.next_id = frames.MAX_STREAM_ID - 2 * MAX_STREAMS
     assert send(protocol, [b"{}"] * MAX_STREAMS) >= 1
     assert protocol.phase is Phase.DRAINING
     assert protocol.room() == 0
     assert protocol.stream_mark - 2 <= frames.MAX_STREAM_ID
     sent = protocol.open_streams
-    protocol.receive_data(b"".join(map(wire.bare, list(protocol._open))))
+    protocol.receive_data(b"".join(map(wire.bare, list(protocol._streams.open))))
     assert len(protocol.take_results().accepted) == sent
 
 
@@ -177,10 +172,10 @@ def test_the_last_slices_are_numbered_within_31_bits(first: int) -> None:
     """Whatever the sizes of the slices that lead to the limit of retirement."""
     protocol = ready({wire.INITIAL_WINDOW: 1 << 20})
     protocol.receive_data(wire.window_update(0, 1 << 20))
-    protocol._next_id = frames.MAX_STREAM_ID - 2 * MAX_STREAMS - 2
+    protocol._streams.next_id = frames.MAX_STREAM_ID - 2 * MAX_STREAMS - 2
     for size in (first, MAX_STREAMS, MAX_STREAMS):
         send(protocol, [b"{}"] * size)
-        protocol.receive_data(b"".join(map(wire.bare, list(protocol._open))))
+        protocol.receive_data(b"".join(map(wire.bare, list(protocol._streams.open))))
     assert protocol.phase is Phase.DRAINING
     assert protocol.stream_mark - 2 <= frames.MAX_STREAM_ID
     assert max(frame.stream_id for frame in sent_frames(protocol)) == protocol.stream_mark - 2
@@ -543,7 +538,7 @@ def test_the_receive_window_is_refilled_at_half() -> None:
         step = min(30, (RECEIVE_WINDOW // 2 - used) // 266)
         protocol.receive_data(frame * step)
         used += 266 * step
-        protocol._control_frames = 0
+        protocol._budget.used = 0
     assert not protocol.data_to_send()
     protocol.receive_data(frame)
     assert sent_frames(protocol) == [Frame(wire.WINDOW_UPDATE, 0, 0, wire.number(used + 266))]

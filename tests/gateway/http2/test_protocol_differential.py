@@ -12,8 +12,10 @@ from h2.errors import ErrorCodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.http2.answers import MAX_BODY, MAX_INFORMATIONAL
 from gateway.http2.frames import error_name
-from gateway.http2.protocol import MAX_BODY, MAX_INFORMATIONAL, MAX_STREAMS, ClientProtocol, Phase, Results
+from gateway.http2.protocol import MAX_STREAMS, ClientProtocol, Phase
+from gateway.http2.results import Results
 from providers.base import Head
 from tests.gateway.http2 import wire
 from tests.gateway.http2.server import Fields, Request, Server, Shape, reframed
@@ -147,7 +149,8 @@ class Traffic:
             self.carry_answers(self.rng.choice(PORTIONS))
             assert self.client.open_streams == len(self.model.open) <= MAX_STREAMS
             assert self.client.window >= 0
-            assert self.client._incomplete.keys() | self.client._partials.keys() <= self.client._open.keys()
+            streams = self.client._streams
+            assert streams.incomplete.keys() | self.client._outflow.partials.keys() <= streams.open.keys()
         self.finish()
 
     def some_settings(self) -> dict[str, int]:

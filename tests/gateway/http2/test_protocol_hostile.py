@@ -6,17 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.http2.frames import ErrorCode
-from gateway.http2.protocol import (
-    CONTROL_BUDGET,
-    MAX_BODY,
-    MAX_CONTINUATIONS,
-    MAX_INFORMATIONAL,
-    ClientProtocol,
-    Phase,
-    ProtocolError,
-    Results,
-)
+from gateway.http2.answers import MAX_BODY, MAX_CONTINUATIONS, MAX_INFORMATIONAL
+from gateway.http2.budget import CONTROL_BUDGET
+from gateway.http2.frames import ErrorCode, ProtocolError
+from gateway.http2.protocol import ClientProtocol, Phase
+from gateway.http2.results import Results
 from tests.gateway.http2 import wire
 from tests.gateway.http2.wire import Frame, busy, raw, ready, send, sent_frames
 

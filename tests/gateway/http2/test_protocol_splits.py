@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.http2 import protocol as protocol_module
-from gateway.http2.protocol import ClientProtocol, ProtocolError
+from gateway.http2 import budget
+from gateway.http2.frames import ProtocolError
+from gateway.http2.protocol import ClientProtocol
 from tests.gateway.http2 import wire
 from tests.gateway.http2.wire import ready, send
 
@@ -34,8 +35,8 @@ def connection(*, begun: bool, stuck: bool) -> ClientProtocol:
     protocol.expire(2 * CANCELLED + 1)
     if begun:
         protocol.receive_data(wire.begun(2 * CANCELLED + 1, wire.CONTINUE))
-    protocol._control_frames = 0
-    protocol._cautious = True
+    protocol._budget.used = 0
+    protocol._streams.cautious = True
     protocol.take_results()
     protocol.data_to_send()
     return protocol
@@ -54,7 +55,7 @@ def outcome(protocol: ClientProtocol, portions: Iterable[bytes]) -> dict[str, An
             seen[name] += getattr(results, name)
         seen["sent"] += protocol.data_to_send()
     if seen["error"] is None:  # nothing of these matters after the end
-        seen |= {"budget": protocol._control_frames, "room": protocol.room(), "block": protocol.in_header_block}
+        seen |= {"budget": protocol._budget.used, "room": protocol.room(), "block": protocol.in_header_block}
     return seen | {"phase": protocol.phase, "open": protocol.open_streams, "goaway": protocol.goaway}
 
 
@@ -99,7 +100,7 @@ def test_neither_the_way_nor_the_cut_shows(frames: list[bytes], begun: bool, stu
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
     portions = [whole[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol_module, "CONTROL_BUDGET", BUDGET)
+        patch.setattr(budget, "CONTROL_BUDGET", BUDGET)
 
         def seen(portions: Iterable[bytes]) -> dict[str, Any]:
             return outcome(connection(begun=begun, stuck=stuck), portions)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from gateway.http2.answers import MAX_BODY, MAX_CONTINUATIONS, MAX_FIELDS
+from gateway.http2.budget import CONTROL_BUDGET
 from gateway.http2.frames import ErrorCode
-from gateway.http2.protocol import CONTROL_BUDGET, MAX_BODY, MAX_CONTINUATIONS, MAX_FIELDS
 from tests.gateway.http2 import wire
 from tests.gateway.http2.wire import bare, begun, body, goaway, number, padded, raw, reset, settings, window_update
 from tests.reliability.hostile.peer import Attack, Peer
