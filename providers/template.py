@@ -38,6 +38,7 @@ import msgspec
 import orjson
 
 from providers.base import Message, Problem, Recipient
+from providers.memo import by_message
 
 ALL_VARIABLES = "*"
 """The one pseudo-column of a message with logic; no placeholder can have this name."""
@@ -97,6 +98,7 @@ class Texts(NamedTuple):
 # What a message asks for
 
 
+@by_message
 def variables(message: Message) -> tuple[str, ...]:
     """The names of a message's variable columns, sorted; `(ALL_VARIABLES,)` for a message with logic."""
     names: set[str] = set()

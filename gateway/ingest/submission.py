@@ -130,7 +130,7 @@ def _words(line: JobLine) -> Iterator[Problem]:
 def _overrides(message: Message) -> Iterator[Problem]:
     """What JSON allows in the raw provider blocks and no service takes. A stack: they may be nested 1,000 deep."""
     waiting: list[tuple[tuple[str | int, ...], Any]] = [
-        (("message", name), getattr(message, name)) for name in ("apns", "fcm", "webpush", "stub")
+        (("message", name), block) for name in ("apns", "fcm", "webpush", "stub") if (block := getattr(message, name))
     ]
     while waiting:
         path, value = waiting.pop()

@@ -55,7 +55,10 @@ AT = f"{payload.ROOT}/headers"
 
 
 class Push(NamedTuple):
-    """A message for APNs, with everything decided that is the same for all recipients."""
+    """A message for APNs, with everything decided that is the same for all recipients.
+
+    Before `on_terms`, `expiration` and `collapse_id` are None where they are left to the job.
+    """
 
     type: str
     topic: str
@@ -72,8 +75,8 @@ class Push(NamedTuple):
         return LONGEST_VOIP_PAYLOAD if self.type == "voip" else LONGEST_PAYLOAD
 
 
-def push(message: Message, terms: Terms, settings: ApnsSettings) -> Push:
-    """Decide everything; the result can be wrong as long as `check` was not asked about it."""
+def push(message: Message, settings: ApnsSettings) -> Push:
+    """Decide everything but what is left to the terms; it can be wrong as long as `check` was not asked about it."""
     document = payload.payload(message)
     headers = _headers(message)
     kind = headers.get("apns-push-type") or _derived_type(document["aps"])
@@ -85,9 +88,17 @@ def push(message: Message, terms: Terms, settings: ApnsSettings) -> Push:
         topic=headers.get("apns-topic", topic),
         own_topic=headers.get("apns-topic", topic) == settings.topic,
         priority=headers.get("apns-priority", "5" if kind == "background" else "10"),
-        expiration=headers.get("apns-expiration", _expiration(terms, kind)),
-        collapse_id=headers.get("apns-collapse-id", terms.collapse_key),
+        expiration=headers.get("apns-expiration"),
+        collapse_id=headers.get("apns-collapse-id"),
         payload=document,
+    )
+
+
+def on_terms(push: Push, terms: Terms) -> Push:
+    """The same with what the message leaves to a job's terms."""
+    return push._replace(
+        expiration=_expiration(terms, push.type) if push.expiration is None else push.expiration,
+        collapse_id=terms.collapse_key if push.collapse_id is None else push.collapse_id,
     )
 
 
@@ -122,7 +133,14 @@ def check(push: Push, message: Message, settings: ApnsSettings) -> Iterator[Prob
         yield Problem(f"{AT}/apns-priority", f"has to be {' or '.join(allowed)} for push type {push.type}")
     if push.expiration is not None and not (push.expiration.isascii() and push.expiration.isdecimal()):
         yield Problem(f"{AT}/apns-expiration", "has to be an integer: UNIX seconds, or 0 for one attempt only")
-    yield from _check_collapse_id(push, message)
+    if push.collapse_id is not None:
+        yield from _check_collapse_id(push.collapse_id, f"{AT}/apns-collapse-id")
+
+
+def check_collapse_key(message: Message, terms: Terms) -> Iterator[Problem]:
+    """The same about a collapse id that a job's terms give."""
+    if terms.collapse_key is not None and "apns-collapse-id" not in _headers(message):
+        yield from _check_collapse_id(terms.collapse_key, "/collapse_key")
 
 
 def _check_headers(message: Message) -> Iterator[Problem]:
@@ -139,12 +157,9 @@ def _check_headers(message: Message) -> Iterator[Problem]:
             yield Problem(f"{AT}/{name}", "may have no placeholders, no control characters, and no spaces at its ends")
 
 
-def _check_collapse_id(push: Push, message: Message) -> Iterator[Problem]:
-    if push.collapse_id is None:
-        return
-    at = f"{AT}/apns-collapse-id" if "apns-collapse-id" in _headers(message) else "/collapse_key"
-    size = len(push.collapse_id.encode())
+def _check_collapse_id(collapse_id: str, at: str) -> Iterator[Problem]:
+    size = len(collapse_id.encode())
     if not 1 <= size <= LONGEST_COLLAPSE_ID:
         yield Problem(at, f"has {size} bytes; APNs takes 1 to {LONGEST_COLLAPSE_ID}")
-    if not push.collapse_id.isprintable() or push.collapse_id != push.collapse_id.strip():
+    if not collapse_id.isprintable() or collapse_id != collapse_id.strip():
         yield Problem(at, "may have no control characters, and no spaces at its ends")

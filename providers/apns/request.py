@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from providers import template
 from providers.apns import payload, push, response
 from providers.apns.push import Push
 from providers.apns.settings import ApnsSettings
 from providers.base import Alike, Head, Headers, Message, Outcome, Problem, Recipient, Rendered, Rows, Targets, Terms
+from providers.memo import by_message
 from providers.template import Template
 from providers.tokens import token_targets
 
@@ -26,22 +28,39 @@ def targets(recipients: Sequence[Recipient]) -> Targets:
 
 def check(message: Message, terms: Terms, settings: ApnsSettings) -> list[Problem]:
     """Everything that APNs would refuse for all recipients; each such answer would slow its connection down."""
+    return [*_faults(message, settings), *push.check_collapse_key(message, terms)]
+
+
+@by_message
+def _faults(message: Message, settings: ApnsSettings) -> tuple[Problem, ...]:
+    """What is wrong whatever a job's terms are."""
     found = template.problems(message)
     if found:
-        return found
-    planned = push.push(message, terms, settings)
+        return tuple(found)
+    planned = push.push(message, settings)
     found += push.check(planned, message, settings)
     if planned.type not in push.WITHOUT_APS or "aps" in planned.payload:
         found += payload.check(planned.payload, planned.type)
     if not planned.payload:
         found.append(Problem(payload.ROOT, "the payload is empty"))
-    if not found and _compile(planned, message).least > planned.limit:
+    if not found and _draft(message, settings).template.least > planned.limit:
         found.append(Problem("/message", f"the payload is larger than {planned.limit} bytes for every recipient"))
-    return found
+    return tuple(found)
 
 
-def _compile(planned: Push, message: Message) -> Template:
-    return template.compile(planned.payload, template.variables(message))
+class _Draft(NamedTuple):
+    """What a plan is whatever its job's terms are."""
+
+    push: Push
+    template: Template
+    slice: int
+
+
+@by_message
+def _draft(message: Message, settings: ApnsSettings) -> _Draft:
+    planned = push.push(message, settings)
+    names = template.variables(message)
+    return _Draft(planned, template.compile(planned.payload, names), 32 if template.has_logic(names) else 500)
 
 
 class ApnsPlan:
@@ -50,11 +69,10 @@ class ApnsPlan:
     bare_accept = True
 
     def __init__(self, message: Message, terms: Terms, settings: ApnsSettings, origin: str) -> None:
-        planned = push.push(message, terms, settings)
-        self.slice = 32 if template.has_logic(template.variables(message)) else 500
+        draft, self._template, self.slice = _draft(message, settings)
+        planned = push.on_terms(draft, terms)
         self._own_topic = planned.own_topic
         self._limit = planned.limit
-        self._template = _compile(planned, message)
         self._fixed: Headers = (
             (b":method", b"POST"),
             (b":scheme", b"https"),
