@@ -32,7 +32,7 @@ demo: setup ## a campaign of 100,000 recipients through simulators of three serv
 	@$(BIN)/carillon demo
 
 test: setup kafka ## the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 kafka: # Kafka's own jars for the tests, once, by Maven; without Java its tests say that they are left out
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then bash bench/kafka/kafka.sh fetch; \

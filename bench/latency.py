@@ -185,6 +185,7 @@ class _Clerk:
 
     async def figures(self, probes: list[Probe]) -> dict[str, Any]:
         """Latencies of probes, in milliseconds: to the wire, and to the caller's 202."""
+        await self._at.finish([probe.job for probe in probes])
         ids = [receipt["id"] for probe in probes async for receipt in self._at.api.receipts(probe.job)]
         arrivals = self._at.world.arrivals("apns", ids)
         on_wire = [(arrivals[key] - probe.due) * 1000 for probe, key in zip(probes, ids, strict=True)]

@@ -33,7 +33,7 @@ class _Connection(web.RequestHandler):
             ConnectionError: another answer has begun, so that none can be given.
         """
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            _LOG.info("http.malformed", problem=type(exc).__name__)
+            _LOG.debug("http.malformed", problem=type(exc).__name__)
         else:
             _LOG.error("http.failed", method=request.method, exc_info=exc)
         if request.writer.output_size > 0:

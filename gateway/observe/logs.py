@@ -16,7 +16,7 @@ warning   it goes on, but look: `worker.died`, `worker.killed`, `loop.stalled`, 
 info      lifecycle: `worker.started`, `worker.ready`, `http.listening`, `gateway.draining`, `gateway.reloaded`,
           `worker.draining`, `worker.stopped`, `route.released`, `kafka.assigned`, `kafka.commit_refused`,
           `shared.reached`
-debug     expected failures: `queue.failed`
+debug     expected failures: `queue.failed`, `http.malformed` (bytes that are no request)
 ========  =====================================================================================================
 
 Nothing is logged per notification at any level: what happened to one is its receipt. Device tokens, endpoints,
