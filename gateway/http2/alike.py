@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from gateway.http2 import frames
 from gateway.http2.frames import Type
-from gateway.http2.hpack import Decoded, plain_fields
+from gateway.http2.hpack import ACCEPTED, Decoded, plain_fields
 from providers.base import Headers
 
 LEAST_TRIED = 4
@@ -51,6 +51,8 @@ class Shape:
         self.status = decoded.status or 0
         self.place = place
         self.body_size = 0 if body is None else len(body)
+        self.accepted = decoded is ACCEPTED
+        """Whether only the status matters."""
         self._common = (before, after)
         self._has_body = body is not None
         size = len(before) + len(value) + len(after)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from gateway.http2 import alike, frames
 from gateway.http2.budget import ControlBudget
 from gateway.http2.frames import ErrorCode, ProtocolError, Type
-from gateway.http2.hpack import AnswerDecoder, Decoded, HeaderError
+from gateway.http2.hpack import ACCEPTED, AnswerDecoder, Decoded, HeaderError, succeeds
 from gateway.http2.results import Answer, Run, Tag
 from gateway.http2.streams import Incomplete, Streams
 from gateway.http2.windows import Inflow
@@ -108,8 +108,11 @@ class Answers:
         count = len(tags)
         if not count:
             return 0
-        told = Alike(shape.status, shape.headers, shape.place, found.values[:count], found.bodies[:count])
-        streams.results.answers.append(Run(tags, told))
+        if shape.accepted:
+            streams.results.accepted += tags
+        else:
+            told = Alike(shape.status, shape.headers, shape.place, found.values[:count], found.bodies[:count])
+            streams.results.answers.append(Run(tags, told))
         self._inflow.received += shape.body_size * count
         streams.progressed(count)
         return start + shape.stride * count
@@ -196,9 +199,9 @@ class Answers:
         if stream_id not in streams.open:
             self._budget.count()  # closed by us: what was on its way is ignored (section 5.1)
             return
-        # A final answer without a body that begins with `:status 200` is accepted whatever the other fields say:
-        # indices of the static table need no state, and nothing follows that could take the status back.
-        if ends and block[:1] == b"\x88" and streams.untouched(stream_id):
+        if ends and succeeds(block) and streams.untouched(stream_id):
+            if flags == frames.END_HEADERS | frames.END_STREAM:
+                self.successes.alone(ACCEPTED, block)
             streams.accept(stream_id)
             return
         status, headers = self._decode(block)

@@ -79,6 +79,16 @@ class TestRuns:
         protocol.receive_data(pairs(7, [b"aa"] * 5))
         assert [answer.tag for answer in protocol.take_results().answered] == [3, 4, 6, 7]
 
+    def test_successes_of_which_only_the_status_matters_are_accepted(self) -> None:
+        """As of APNs, which names an id in each of them."""
+        protocol = busy(6)
+        protocol.receive_data(b"".join(wire.bare(2 * n + 1, located(b"/m/%d" % n, status=wire.OK)) for n in range(6)))
+        shape = protocol._answers.successes.shape
+        assert shape is not None
+        assert shape.accepted
+        results = protocol.take_results()
+        assert (results.accepted, results.answers) == ([0, 1, 2, 3, 4, 5], [])
+
     def test_a_body_of_another_stream_is_not_taken_for_this_ones(self) -> None:
         protocol = busy(5)
         protocol.receive_data(pairs(1, [b"aa"] * 2))

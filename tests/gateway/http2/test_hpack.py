@@ -9,7 +9,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from gateway.http2.answers import MAX_FIELDS, MAX_HEADER_BLOCK
-from gateway.http2.hpack import AnswerDecoder, Cut, Decoded, HeadEncoder, HeaderError, integer, literal
+from gateway.http2.hpack import AnswerDecoder, Cut, Decoded, HeadEncoder, HeaderError, integer, literal, succeeds
 from providers.base import Head, Headers
 
 PSEUDO = ((b":method", b"POST"), (b":scheme", b"https"), (b":authority", b"api.push.apple.com"))
@@ -291,6 +291,42 @@ def test_a_hostile_block_is_an_error_each_time(block: bytes) -> None:
         with pytest.raises(HeaderError):
             decoder.decode(block)
     assert decoder.decode(b"\x88").status == 200
+
+
+NAMES = [b":status", b":Status", b"apns-id", b"Apns-Id", b"date", b"server", b"x" * 126, b"x" * 127]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(NAMES), st.binary(max_size=40)), max_size=4),
+    st.booleans(),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), max_size=2),
+)
+def test_what_is_skimmed_for_a_success_decodes_to_one(
+    fields: list[tuple[bytes, bytes]], huffman: bool, flips: list[tuple[int, int]]
+) -> None:
+    """Of any block, were it garbage. Values are not looked at, so one that is no Huffman code may go unnoticed."""
+    encoder = hpack.Encoder()
+    encoder.header_table_size = 0
+    block = bytearray(encoder.encode([(b":status", b"200"), *fields], huffman=huffman).lstrip(b"\x20"))
+    for place, byte in flips:
+        block[place % len(block)] = byte
+    if not succeeds(bytes(block)):
+        return
+    try:
+        decoded = reader().decode(bytes(block))
+    except HeaderError:
+        assert huffman
+        assert flips
+    else:
+        assert decoded.status == 200
+
+
+@pytest.mark.parametrize("huffman", [False, True])
+def test_a_success_with_an_id_is_skimmed(huffman: bool) -> None:
+    encoder = hpack.Encoder()
+    encoder.header_table_size = 0
+    block = encoder.encode([(b":status", b"200"), (b"apns-id", b"EC1BF194"), (b"date", b"now")], huffman=huffman)
+    assert succeeds(block.lstrip(b"\x20"))
 
 
 @given(st.binary(max_size=60))

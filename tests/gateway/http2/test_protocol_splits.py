@@ -77,9 +77,13 @@ PAIRS = st.lists(
 LOCATED = st.lists(
     st.tuples(st.one_of(*[ANY_STREAM] * 9, STRAY), st.sampled_from([b"/1", b"/2", b"/10"])), min_size=1, max_size=8
 ).map(lambda answers: [wire.bare(s, b"\x08\x03201\x0f\x1f" + bytes((len(at),)) + at) for s, at in answers])
+NAMED = st.lists(
+    st.tuples(st.one_of(*[ANY_STREAM] * 9, STRAY), st.sampled_from([b"1", b"2", b"10"])), min_size=1, max_size=8
+).map(lambda answers: [wire.bare(s, b"\x88\x00\x01n" + bytes((len(at),)) + at) for s, at in answers])
 OTHERS = st.one_of(
     st.builds(wire.begun, ANY_STREAM, st.sampled_from([wire.OK, wire.CONTINUE, wire.NOT_FOUND])),
-    st.builds(wire.bare, ANY_STREAM, st.sampled_from([wire.NOT_FOUND, b"\x88\x88", b"\x08\x03200", b"\x20\x88"])),
+    st.builds(wire.bare, ANY_STREAM, st.sampled_from([wire.NOT_FOUND, b"\x08\x03200", b"\x20\x88"])),
+    st.builds(wire.bare, ANY_STREAM, st.sampled_from([b"\x88\x88", b"\x88\x8f"])),
     st.builds(wire.body, ANY_STREAM, st.sampled_from([b"", b"{}", b"\x00\x00\x01\x01\x05"]), end=st.booleans()),
     st.builds(wire.reset, ANY_STREAM, st.sampled_from([0, 7])),
     st.builds(wire.goaway, st.integers(0, 2 * REQUESTS)),
@@ -87,7 +91,7 @@ OTHERS = st.one_of(
     st.just(wire.raw(wire.PING, 0, 0, b"\x00\x00\x01\x01\x05\x00\x00\x00")),
     st.just(wire.raw(wire.HEADERS, wire.END_STREAM, 1, b"")),
 ).map(lambda frame: [frame])
-ANSWERS = st.lists(st.one_of(RUNS, RUNS, PAIRS, LOCATED, OTHERS), max_size=6).map(
+ANSWERS = st.lists(st.one_of(RUNS, RUNS, PAIRS, LOCATED, NAMED, OTHERS), max_size=6).map(
     lambda groups: [f for group in groups for f in group]
 )
 

@@ -243,6 +243,7 @@ def _last_piece(stream_id: int) -> bytes:
 
 
 HPACK = [
+    breach("HPACK: index 0 behind a success", lambda s: bare(s, wire.OK + b"\x80"), COMPRESSION_ERROR),
     compressed("index zero", b"\x80"),
     compressed("an index of a table that there is not", b"\xbe"),
     compressed("an index beyond any table", b"\xff\xff\x7f"),
@@ -280,6 +281,9 @@ MESSAGES = [
     malformed("7 a reset with NO_ERROR and no answer", lambda s: reset(s, 0), Tolerated()),
     malformed("7 a reset with an unknown code", lambda s: reset(s, 0xFFFF), Tolerated()),
     malformed("7 a reset in the middle of an answer", lambda s: begun(s, wire.CONTINUE) + reset(s, 2), Tolerated()),
+    malformed("8.3.2 a second status behind a success", lambda s: bare(s, wire.OK + wire.NOT_FOUND)),
+    malformed("8.3.2 a second status behind it, as a literal", lambda s: bare(s, wire.OK + field(b":status", b"404"))),
+    malformed("8.2.1 a name in upper case behind a success", lambda s: bare(s, wire.OK + field(b"X", b"y"))),
     malformed("8.7 REFUSED_STREAM", lambda s: reset(s, 7), Tolerated()),
     believed("8.1.1 content-length of more than there is", lambda s: bare(s, wire.OK + field(b"content-length", b"9"))),
     believed(
@@ -289,7 +293,6 @@ MESSAGES = [
         "8.2.2 connection-specific fields", lambda s: begun(s, wire.OK + field(b"connection", b"x")) + body(s, b"")
     ),
     believed("5.4.2 a reset behind a whole answer", lambda s: bare(s) + reset(s, 1)),
-    believed("HPACK: fields behind a bare 200 that nobody reads", lambda s: bare(s, wire.OK + b"\x80")),
     believed("8.1 trailers", lambda s: begun(s) + body(s, b"x", end=False) + bare(s, field(b"x", b"y"))),
     believed(
         "8.1 a body above 64 KiB",
