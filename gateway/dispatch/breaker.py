@@ -104,21 +104,21 @@ class Breaker:
         self._throttled = 0
         self._judged(count, 0, now)
 
-    def answered(self, outcome: Outcome, now: float) -> bool:
-        """Take note of one outcome that is not plain acceptance; whether a hold begins by it."""
+    def answered(self, outcome: Outcome, now: float, count: int = 1) -> bool:
+        """Take note of what so many answers in a row mean that are not plain acceptance; whether a hold begins."""
         verdict, asked = outcome.verdict, outcome.retry_after or 0.0
         if verdict is Verdict.UNKNOWN:
             silent = now - self._heard_at > SILENCE
-            return (silent or self._probing) and self._failed(outcome.reason, asked, now)
+            return (silent or self._probing) and self._failed(outcome.reason, asked, now, count)
         self._heard(now)
-        self._throttled = self._throttled + 1 if verdict is Verdict.THROTTLED else 0
+        self._throttled = self._throttled + count if verdict is Verdict.THROTTLED else 0
         if verdict in (Verdict.UNAVAILABLE, Verdict.UNSENT):
-            return self._failed(outcome.reason, asked, now)
+            return self._failed(outcome.reason, asked, now, count)
         if verdict is Verdict.CREDENTIAL and outcome.scope is not Scope.TARGET:
             return self._refused(outcome, asked, now)
         if verdict is Verdict.THROTTLED and self._everybody(outcome.scope):
             return self._hold(Cause.THROTTLED, outcome.reason, 0.0 if asked else self._backoff(), asked, now)
-        return self._judged(1, int(verdict is Verdict.UNREGISTERED), now, outcome.ambiguous)
+        return self._judged(count, count * (verdict is Verdict.UNREGISTERED), now, outcome.ambiguous)
 
     def unsent(self, count: int, now: float) -> bool:
         """Requests came back unprocessed (REFUSED_STREAM, GOAWAY). They go again at once, but not for ever: whether a
@@ -176,8 +176,8 @@ class Breaker:
             self._release()
         return False
 
-    def _failed(self, reason: str, asked: float, now: float) -> bool:
-        self._failures += 1
+    def _failed(self, reason: str, asked: float, now: float, count: int) -> bool:
+        self._failures += count
         if self._failures < FAILURES_TO_HOLD and not self._probing:
             return False
         return self._hold(Cause.UNAVAILABLE, reason, self._backoff(), asked, now)

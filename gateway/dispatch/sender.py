@@ -21,8 +21,9 @@ from gateway.dispatch.exit import Exit
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.governor import Governor
 from gateway.dispatch.lanes import Lanes
-from gateway.dispatch.quarantine import POISON_CUTS, POISONOUS, Quarantine
-from gateway.dispatch.retry import Decision, History, Limits, decide
+from gateway.dispatch.quarantine import Quarantine
+from gateway.dispatch.refusals import Refusals
+from gateway.dispatch.retry import Limits
 from gateway.dispatch.turns import Turn
 from gateway.http2.connection import Requests
 from gateway.http2.pool import DialFailure, Pool
@@ -30,10 +31,9 @@ from gateway.http2.results import Answer, Results, Run, Tag
 from gateway.model import Lane, Route, State
 from gateway.observe.metrics import Handshake, Metrics
 from gateway.policy.screening import overdue
-from gateway.queue.base import DeadTarget
-from providers.base import Credential, Headers, Outcome, Provider, Rendered, Scope, Verdict
+from providers.base import Credential, Headers, Outcome, Plan, Provider, Rendered, Scope, Verdict
 
-DOUBTED = "not believed while nothing of its route is accepted"
+ACCEPTED = Outcome(Verdict.ACCEPTED)
 
 DEFER_AFTER = 10.0
 """Seconds until the next retry above which a batch goes back to the queue instead of waiting in memory."""
@@ -97,15 +97,15 @@ class Sender:
         """The way of a second credential, while there is one."""
         self.dated: tuple[Headers, float] | None = None
         """The fields of an answer, for their date, and when it came in UNIX seconds."""
-        self._limits = limits
+        self.lane_metrics = {lane: metrics.lane(route.app, route.provider, lane) for lane in Lane}
         self._route_metrics = metrics.route(route.app, route.provider)
-        self._lane_metrics = {lane: metrics.lane(route.app, route.provider, lane) for lane in Lane}
         self._finished = finished
         self._failed = failed
         self._held = held
         self._turn = turn
         self._jitter = jitter
         self._clock = clock
+        self._refusals = Refusals(self, limits, jitter, clock)
         self._loop = asyncio.get_running_loop()
         self._lanes = Lanes()
         self._on_wire = 0
@@ -289,7 +289,7 @@ class Sender:
         except Exception as error:
             flight.lease.at_work[0] = False
             for index in indexes:
-                self._again(flight, index)
+                self.again(flight, index)
             self._failed(flight, error)
             return None
         flight.lease.at_work[0] = False
@@ -323,7 +323,7 @@ class Sender:
     ) -> tuple[Sequence[int], Rendered]:
         milliseconds = flight.age(wall)
         for position, reason in rendered.rejected.items():
-            self._end(flight, indexes[position], State.REJECTED, milliseconds, reason)
+            self.end(flight, indexes[position], State.REJECTED, milliseconds, reason)
         kept = [position for position in range(len(indexes)) if position not in rendered.rejected]
         fields = tuple([column[position] for position in kept] for column in rendered.fields)
         bodies = [rendered.bodies[position] for position in kept]
@@ -332,7 +332,7 @@ class Sender:
     def give_back(self, tags: list[Tag]) -> None:
         self.governor.spend(-len(tags))
         for flight, index in tags:
-            self._again(flight, index)
+            self.again(flight, index)
 
     def settle(self, results: Results) -> None:
         now, wall = self._loop.time(), time.time()
@@ -345,8 +345,8 @@ class Sender:
             self._settle_answered(results.answers, now, wall)
         if results.unsent:
             self._settle_unsent(results.unsent, now)
-        for (flight, index), reason in results.unknown:
-            self._judge(flight, index, Outcome(Verdict.UNKNOWN, reason), now, wall)
+        if results.unknown:
+            self._settle_unknown(results.unknown, now, wall)
 
     def _suspect(self, unknown: list[tuple[Tag, str]]) -> None:
         """A connection broke off: by one of these, if the service is well. In an outage they are victims."""
@@ -359,8 +359,8 @@ class Sender:
         if self.breaker.unsent(len(unsent), now):
             self._yield(now)
         for flight, index in unsent:
-            self._lane_metrics[flight.job.lane].outcome(Verdict.UNSENT)
-            self._again(flight, index)
+            self.lane_metrics[flight.job.lane].outcome(Verdict.UNSENT)
+            self.again(flight, index)
 
     def _settle_bare(self, accepted: list[Tag], now: float, wall: float) -> None:
         """Status 200 and nothing else, which needs no look unless the plan wants one."""
@@ -369,27 +369,63 @@ class Sender:
         else:
             self._settle_answered([Answer(tag, 200, (), b"") for tag in accepted], now, wall)
 
+    def _settle_unknown(self, unknown: list[tuple[Tag, str]], now: float, wall: float) -> None:
+        by_reason: dict[str, list[Tag]] = {}
+        for tag, reason in unknown:
+            by_reason.setdefault(reason, []).append(tag)
+        refused = {Outcome(Verdict.UNKNOWN, reason): tags for reason, tags in by_reason.items()}
+        for outcome, tags in refused.items():
+            self._heed(outcome, now, wall, len(tags))
+        self._refusals.settle(refused, now, wall)
+
     def _settle_answered(self, answers: Sequence[Answer | Run], now: float, wall: float) -> None:
-        """In order, as the breaker counts what comes in a row; accepted ones in runs."""
+        """In order, as the breaker counts what comes in a row; then refused ones by what they say."""
         self.dated = answers[-1].headers, wall
-        accepted: list[Tag] = []
+        refused: dict[Outcome, list[Tag]] = {}
+        for outcome, tags in self._rows(answers, wall):
+            if outcome.verdict is Verdict.ACCEPTED:
+                self._settle_accepted(tags, now, wall)
+            else:
+                self._heed(outcome, now, wall, len(tags))
+                refused.setdefault(outcome, []).extend(tags)
+        if refused:
+            self._refusals.settle(refused, now, wall)
+
+    def _rows(self, answers: Sequence[Answer | Run], wall: float) -> list[tuple[Outcome, list[Tag]]]:
+        """What follows each other and means the same; ids of accepted ones are kept."""
+        rows: list[tuple[Outcome, list[Tag]]] = []
+        row: list[Tag] = []
+        former: Outcome | None = None
+        known: dict[tuple[Plan, int, Headers, bytes], Outcome] = {}
         for answer in answers:
             if isinstance(answer, Run) and self._accept_run(answer):
-                accepted += answer.tags
+                if former is not ACCEPTED:
+                    former, row = ACCEPTED, []
+                    rows.append((former, row))
+                row += answer.tags
                 continue
             for one in answer.each() if isinstance(answer, Run) else (answer,):
-                flight, index = one.tag
-                outcome = self._outcome(one, wall)
-                if outcome.verdict is not Verdict.ACCEPTED:
-                    if accepted:
-                        self._settle_accepted(accepted, now, wall)
-                        accepted = []
-                    self._judge(flight, index, outcome, now, wall)
-                    continue
-                if outcome.provider_id:
-                    flight.note(index).provider_id = outcome.provider_id
-                accepted.append(one.tag)
-        self._settle_accepted(accepted, now, wall)
+                outcome = self._meaning(one, known, wall)
+                if outcome is not former:
+                    former, row = outcome, []
+                    rows.append((outcome, row))
+                row.append(one.tag)
+        return rows
+
+    def _meaning(self, answer: Answer, known: dict[tuple[Plan, int, Headers, bytes], Outcome], wall: float) -> Outcome:
+        """What an answer means; refusals that are alike are asked about once. An accepted one's id is kept."""
+        flight, index = answer.tag
+        said = flight.plan, answer.status, answer.headers, answer.body
+        outcome = known.get(said)
+        if outcome is not None:
+            return outcome
+        outcome = self._outcome(answer, wall)
+        if outcome.verdict is not Verdict.ACCEPTED:
+            known[said] = outcome
+            return outcome
+        if outcome.provider_id:
+            flight.note(index).provider_id = outcome.provider_id
+        return ACCEPTED
 
     def _outcome(self, answer: Answer, wall: float) -> Outcome:
         flight: Flight = answer.tag[0]
@@ -434,34 +470,16 @@ class Sender:
         self.tally.accepted += count
         flight.on_wire -= count
         flight.left -= count
-        self._lane_metrics[flight.job.lane].outcome(Verdict.ACCEPTED, count=count)
+        self.lane_metrics[flight.job.lane].outcome(Verdict.ACCEPTED, count=count)
         self.breaker.accepted(count, now)
         if self.governor.cut_short:
             self.governor.accepted(count, now)
         if not flight.left:
             self._finished(flight)
 
-    def _judge(self, flight: Flight, index: int, outcome: Outcome, now: float, wall: float) -> None:
-        """An outcome that is not acceptance."""
-        milliseconds = flight.age(wall)
-        self._lane_metrics[flight.job.lane].outcome(outcome.verdict, outcome.reason)
-        self.tally.failed += 1
-        self._heed(outcome, now, wall)
-        note = flight.note(index)
-        note.unanswered += outcome.verdict is Verdict.UNKNOWN
-        believed = self.breaker.believes(outcome)
-        history = History(note.attempts, note.unanswered, flight.job.resend_unknown, flight.job.expires_at, believed)
-        decision = decide(outcome, history, wall, self._limits, self._jitter)
-        if decision.state is State.INVALID_TOKEN:
-            self._unregistered(flight, index, outcome, milliseconds, wall)
-            return
-        if note.cuts >= POISON_CUTS and outcome.verdict is Verdict.UNKNOWN:
-            decision, outcome = Decision(State.UNKNOWN), Outcome(Verdict.UNKNOWN, POISONOUS)
-        self._carry_out(decision, flight, index, outcome, milliseconds, now, wall)
-
-    def _heed(self, outcome: Outcome, now: float, wall: float) -> None:
+    def _heed(self, outcome: Outcome, now: float, wall: float, count: int = 1) -> None:
         """Whether the route may go on. A credential is minted anew once for all the answers that call it old."""
-        if not self.breaker.answered(outcome, now):
+        if not self.breaker.answered(outcome, now, count):
             return
         self._yield(now)
         if self.breaker.suspicious:
@@ -481,56 +499,23 @@ class Sender:
         if self.breaker.cause in (Cause.UNAVAILABLE, Cause.THROTTLED):
             self.governor.cut(now)
 
-    def _carry_out(
-        self,
-        decision: Decision,
-        flight: Flight,
-        index: int,
-        outcome: Outcome,
-        milliseconds: int,
-        now: float,
-        wall: float,
-    ) -> None:
-        if decision.state is not State.PENDING:
-            doubted = outcome.verdict is Verdict.UNREGISTERED
-            reason = f"{outcome.reason}, {DOUBTED}" if doubted else outcome.reason
-            self._end(flight, index, decision.state, milliseconds, reason)
-            return
-        if decision.retry_at <= wall:
-            self._again(flight, index)
-            return
-        note = flight.note(index)
-        note.attempts += decision.counted
-        note.reason = outcome.reason
-        wait = decision.retry_at - wall
-        note.retry_at = self._clock() + wait
-        self._on_wire -= 1
-        # What may have cut its connection goes apart from its neighbours.
-        alone = outcome.verdict is Verdict.UNKNOWN
-        flight.put_off(index, now + wait if alone else flight.step(now, wait))
-        self._lane_metrics[flight.job.lane].retried(1)
-
-    def _unregistered(self, flight: Flight, index: int, outcome: Outcome, milliseconds: int, wall: float) -> None:
-        """A verdict older than the target's registration is about a former life of it."""
-        since = outcome.dead_since if outcome.dead_since is not None else wall
-        registered = flight.registered[index]
-        if registered and float(registered) > since:
-            self._end(flight, index, State.REJECTED, milliseconds, f"{outcome.reason} before it was registered")
-            return
-        target = tuple([column[index]] for column in flight.targets)
-        (key,) = self.provider.registered_keys(self.route.place, target)
-        flight.dead.append(DeadTarget(key, since, outcome.reason))
-        self._end(flight, index, State.INVALID_TOKEN, milliseconds, outcome.reason)
-
     # Shared steps
 
-    def _again(self, flight: Flight, index: int) -> None:
+    def again(self, flight: Flight, index: int) -> None:
+        """A delivery that is on the wire, or was about to be, goes again as soon as it can."""
         self._on_wire -= 1
         flight.put_back(index)
         if flight in self.flights:
             self._lanes.add(flight)
 
-    def _end(self, flight: Flight, index: int, state: State, milliseconds: int, reason: str) -> None:
+    def put_off(self, flight: Flight, index: int, due: float) -> None:
+        """A delivery that is on the wire goes again at `due`, the loop's time."""
+        self._on_wire -= 1
+        flight.put_off(index, due)
+        self.lane_metrics[flight.job.lane].retried(1)
+
+    def end(self, flight: Flight, index: int, state: State, milliseconds: int, reason: str) -> None:
+        """A delivery that is on the wire, or was about to be, is done."""
         self._on_wire -= 1
         flight.finish(index, state, milliseconds, reason)
         if not flight.left:
@@ -548,8 +533,8 @@ class Sender:
 
     def take_back(self, flight: Flight, index: int, outcome: Outcome) -> None:
         """A delivery that another credential was answered goes again as if it had not been sent."""
-        self._lane_metrics[flight.job.lane].outcome(outcome.verdict, outcome.reason)
-        self._again(flight, index)
+        self.lane_metrics[flight.job.lane].outcome(outcome.verdict, outcome.reason)
+        self.again(flight, index)
 
     async def close(self, deadline: float) -> None:
         """As `Pool.close`."""
