@@ -42,8 +42,7 @@ def serve(
     from gateway.credentials.vault import VaultError, find
     from gateway.listener import bind, require_parser
     from gateway.observe import logs
-    from gateway.observe.cells import SlotTaken
-    from gateway.observe.metrics import clear
+    from gateway.observe.cells import SlotTaken, clear
     from gateway.queue.base import QueueError
     from gateway.queue.schema import prepare
 
@@ -68,8 +67,8 @@ def serve(
 def _supervise(
     settings: Settings, config: Path | None, listeners: Sequence[socket.socket], renew: Callable[[], str | None]
 ) -> int:
-    from gateway.observe.cells import SlotTaken
-    from gateway.observe.metrics import SUPERVISOR, Metrics
+    from gateway.observe.cells import SUPERVISOR, SlotTaken
+    from gateway.observe.metrics import Metrics
     from gateway.supervisor import Supervisor
     from gateway.systemd import notify
 

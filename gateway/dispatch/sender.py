@@ -29,7 +29,8 @@ from gateway.http2.connection import Requests
 from gateway.http2.pool import DialFailure, Pool
 from gateway.http2.results import Answer, Results, Run, Tag
 from gateway.model import Lane, Route, State
-from gateway.observe.metrics import Handshake, Metrics
+from gateway.observe.families import Handshake
+from gateway.observe.metrics import Metrics
 from gateway.policy.screening import overdue
 from providers.base import Credential, Headers, Outcome, Plan, Provider, Rendered, Scope, Verdict
 

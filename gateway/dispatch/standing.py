@@ -15,9 +15,10 @@ import structlog
 from gateway.dispatch.breaker import Cause
 from gateway.dispatch.sender import Sender
 from gateway.model import Route
+from gateway.observe.families import Cause as Stopped
+from gateway.observe.families import ConnectionState
 from gateway.observe.health import Readiness
-from gateway.observe.metrics import Cause as Stopped
-from gateway.observe.metrics import ConnectionState, Metrics
+from gateway.observe.metrics import Metrics
 from gateway.queue.base import Lease
 
 ADVICE: Mapping[Cause, str] = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from gateway.queue.base import DeadTarget, QueueError
 from gateway.queue.clock import boot_id
 from gateway.queue.columns import Columns
 from gateway.queue.flight import Entry, Trace
+from gateway.queue.lock import locked
 from gateway.queue.rows import every, first, only
 from gateway.queue.schema import BatchState
 from gateway.receipts.events import Ended
@@ -111,15 +111,8 @@ def forget_other_start(path: Path) -> None:
 @contextlib.contextmanager
 def only_speaker(path: Path) -> Iterator[bool]:
     """Whether this process is the one of its machine that speaks with the group, for as long as the block runs."""
-    file = os.open(path.with_name(f"{path.name}-speaker"), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(file)
+    with locked(path.with_name(f"{path.name}-speaker"), create=True) as alone:
+        yield alone
 
 
 def prepare(db: apsw.Connection) -> None:

@@ -24,6 +24,9 @@ from typing import NamedTuple
 
 import orjson
 
+SUPERVISOR = "supervisor"
+"""The slot of the parent process."""
+
 _DOUBLE = 8
 _PAGE = mmap.PAGESIZE // _DOUBLE
 

@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from gateway.model import BATCH_SIZE
 from gateway.queue.clock import boot_id
+from gateway.queue.lock import locked
 
 _MAGIC = b"carillon-flight1"
 _HEADER_SIZE = 4096
@@ -172,16 +173,9 @@ def _entries(content: bytes, slots: int) -> Iterator[tuple[Entry, bytes, bool]]:
 @contextlib.contextmanager
 def locked_if_dead(path: Path) -> Iterator[bool]:
     """Hold the file of an owner who is dead; False if it lives, or another process is at its recovery."""
-    try:
-        file = os.open(path, os.O_RDWR)
-    except OSError:
-        yield False
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(file)
+    with contextlib.ExitStack() as held:
+        try:
+            dead = held.enter_context(locked(path, create=False))
+        except OSError:
+            dead = False
+        yield dead

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import apsw
 
+from gateway.queue.lock import try_lock
+
 _LOOK_AGAIN = 0.0005
 
 
@@ -36,15 +38,10 @@ class Turnstile:
             apsw.BusyError: it does not come.
         """
         deadline = time.monotonic() + self._patience
-        while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise apsw.BusyError("the turnstile is held") from None
-                time.sleep(_LOOK_AGAIN)
-            else:
-                return
+        while not try_lock(self._file):
+            if time.monotonic() > deadline:
+                raise apsw.BusyError("the turnstile is held")
+            time.sleep(_LOOK_AGAIN)
 
     def __exit__(self, *_: object) -> None:
         fcntl.flock(self._file, fcntl.LOCK_UN)

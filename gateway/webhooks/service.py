@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import random
 import time
@@ -18,6 +17,7 @@ from gateway.egress.web import Web
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
 from gateway.queue.database import Database
+from gateway.queue.lock import try_lock
 from gateway.receipts.events import structured, trial_event
 from gateway.receipts.store import ReceiptStore
 from gateway.webhooks.courier import Answer, Courier
@@ -89,7 +89,7 @@ class Webhooks:
             return
         lock = os.open(self._turn, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            while not _locked(lock):
+            while not try_lock(lock):
                 await asyncio.sleep(TAKE_OVER)
             async with asyncio.TaskGroup() as group:
                 for courier in self._couriers.values():
@@ -120,11 +120,3 @@ class Webhooks:
         message_id = f"msg_{uuid.uuid4().hex}"
         body = structured(trial_event(app, message_id, time.time()))
         return await self._couriers[app, name].post(message_id, body)
-
-
-def _locked(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from bench.world import World
-from gateway.observe.metrics import FAMILIES
+from gateway.observe.families import FAMILIES
 from tests.deploy.conftest import DEPLOY, ROOT
 
 NAME = re.compile(r"\bcarillon(?:_[a-z0-9]+)+\b")

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from gateway.cli import app
-from gateway.observe.metrics import FAMILIES, Family
+from gateway.observe.families import FAMILIES, Family
 from tests.deploy.conftest import ROOT
 from tests.deploy.test_prometheus import headings
 

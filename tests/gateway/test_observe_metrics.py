@@ -17,18 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.model import TERMINAL_STATES, Lane, State
 from gateway.observe import cells
-from gateway.observe.cells import Cells, SlotTaken
-from gateway.observe.metrics import (
-    FAMILIES,
-    LATENCY,
-    SUPERVISOR,
-    UNCONFIGURED,
-    Cause,
-    ConnectionState,
-    Handshake,
-    Metrics,
-    clear,
-)
+from gateway.observe.cells import SUPERVISOR, Cells, SlotTaken, clear
+from gateway.observe.families import FAMILIES, LATENCY, Cause, ConnectionState, Handshake
+from gateway.observe.metrics import UNCONFIGURED, Metrics
 from gateway.queue.base import Depth
 from providers.base import Verdict
 
