@@ -6,7 +6,9 @@ for `/`, for the sake of the `Date` in the answer; nothing is sent in an app's n
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import resource
 import shutil
 import socket
@@ -21,12 +23,18 @@ from typing import NamedTuple
 
 import apsw
 from cryptography import x509
+from redis.exceptions import ResponseError
 
 from gateway.credentials import CredentialsError, CredentialStore, records
 from gateway.credentials.records import Record
 from gateway.credentials.vault import VaultError, find
+from gateway.kafka.cluster import Cluster
+from gateway.kafka.topics import check
 from gateway.probe import ProbeFailed, Target, probe
-from gateway.settings import Settings, SettingsError, load
+from gateway.queue.base import QueueError
+from gateway.settings import Kafka, Redis, Settings, SettingsError, load
+from gateway.shared.base import SharedUnavailable
+from gateway.shared.link import Link
 from providers import PROVIDERS
 from providers.base import ClientCertificate, Secret
 
@@ -44,6 +52,7 @@ INTOLERABLE_SKEW = 300.0
 RELEASED = 1_767_225_600
 """2026-01-01: a clock that shows less was never set."""
 
+OLDEST_REDIS = 7
 WAL_RESET_FIXED = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 """SQLite loses committed pages in a race of writer and checkpoint before these (newest, and back-ported)."""
 
@@ -81,6 +90,7 @@ def examine(path: Path | None, environ: Mapping[str, str], timeout: float = 5.0)
     yield from storage(settings)
     yield from listener(settings)
     yield from access(settings, time.time())
+    yield from group(settings)
     credentials = _CredentialCheck(settings)
     yield from credentials.findings(time.time())
     yield sealing(settings, environ)
@@ -204,6 +214,54 @@ def on_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def group(settings: Settings) -> Iterator[Finding]:
+    """What is shared with other machines, where anything is."""
+    if settings.redis.url:
+        yield from asyncio.run(_redis(settings.redis))
+    if settings.kafka.servers:
+        yield from asyncio.run(_kafka(settings.kafka))
+
+
+async def _redis(settings: Redis) -> list[Finding]:
+    ca_file = None if settings.ca_file is None else str(settings.ca_file)
+    link = Link(settings.url.get_secret_value(), ca_file, changed=lambda cause: None, jitter=random.Random())
+    try:
+        answer: bytes = await link.call("INFO")
+    except SharedUnavailable as error:
+        return [Finding("redis", Level.FAILED, str(error), "start it, or correct [redis]")]
+    except ResponseError:
+        remedy = "look at maxmemory-policy by hand, or allow it: +info"
+        return [Finding("redis", Level.WARNING, "it answers, but not how it is (INFO)", remedy)]
+    finally:
+        await link.close()
+    return list(redis(dict(line.split(":", 1) for line in answer.decode().splitlines() if ":" in line)))
+
+
+def redis(about: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether this Redis keeps what it is told, by its INFO."""
+    version = about["redis_version"]
+    if int(version.split(".")[0]) < OLDEST_REDIS:
+        yield Finding("redis", Level.FAILED, f"{version} is too old", f"install {OLDEST_REDIS} or later, or Valkey")
+        return
+    policy = about.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        detail = f"it forgets when it is full ({policy}), and a forgotten idempotency key is a job taken twice"
+        yield Finding("redis", Level.WARNING, detail, "CONFIG SET maxmemory-policy noeviction")
+    if about.get("aof_enabled") == "0":
+        detail = "its restart forgets idempotency keys, cancellations and dead targets"
+        yield Finding("redis", Level.WARNING, detail, "CONFIG SET appendonly yes")
+    yield Finding("redis", Level.OK, f"{version} answers")
+
+
+async def _kafka(settings: Kafka) -> list[Finding]:
+    try:
+        wrong = await check(Cluster(settings), settings)
+    except QueueError as error:
+        return [Finding("kafka", Level.FAILED, str(error), "start the brokers, or correct [kafka]")]
+    found = [Finding("kafka", Level.FAILED, f"{topic} {detail}", "see docs/kafka.md") for topic, detail in wrong]
+    return found or [Finding("kafka", Level.OK, "the brokers answer, and all topics are as they should be")]
 
 
 class _CredentialCheck:

@@ -18,6 +18,7 @@ from gateway.doctor import Finding, Level, examine
 from gateway.settings import load
 from providers.base import ClientCertificate, Secret
 from tests.gateway.test_probe import answer, context, server
+from tests.redis_server import RedisServer
 
 
 def by_check(findings: list[Finding]) -> dict[str, Finding]:
@@ -123,6 +124,35 @@ def test_a_clock_is_compared_with_the_services(skew: float, level: Level) -> Non
     finding = doctor.clock(skew)
     assert finding.level is level
     assert ("NTP" in finding.remedy) == (level is not Level.OK)
+
+
+def test_a_redis_that_would_forget_is_told(tmp_path: Path) -> None:
+    """It is asked how it is kept; and one that is gone is a failure, without its password."""
+    server = RedisServer(tmp_path)
+    url = server.url.replace("redis://", "redis://:sekrit@")
+    settings = load(None, {"CARILLON_REDIS__URL": server.url, "CARILLON_QUEUE__PATH": str(tmp_path / "q.db")})
+    try:
+        (forgets, answers) = doctor.group(settings)
+    finally:
+        server.kill()
+    assert (forgets.level, forgets.remedy) == (Level.WARNING, "CONFIG SET appendonly yes")
+    assert (answers.check, answers.level) == ("redis", Level.OK)
+    settings = load(None, {"CARILLON_REDIS__URL": url, "CARILLON_QUEUE__PATH": str(tmp_path / "q.db")})
+    (gone,) = doctor.group(settings)
+    assert (gone.check, gone.level) == ("redis", Level.FAILED)
+    assert "sekrit" not in repr(gone)
+
+
+@pytest.mark.parametrize(
+    ("about", "levels"),
+    [
+        ({"redis_version": "7.2.4", "maxmemory_policy": "noeviction", "aof_enabled": "1"}, [Level.OK]),
+        ({"redis_version": "7.0.0", "maxmemory_policy": "allkeys-lru", "aof_enabled": "1"}, [Level.WARNING, Level.OK]),
+        ({"redis_version": "6.2.14", "maxmemory_policy": "noeviction", "aof_enabled": "1"}, [Level.FAILED]),
+    ],
+)
+def test_redis_has_to_keep_what_it_is_told(about: dict[str, str], levels: list[Level]) -> None:
+    assert [finding.level for finding in doctor.redis(about)] == levels
 
 
 def test_a_folder_that_cannot_be_written_fails(tmp_path: Path) -> None:

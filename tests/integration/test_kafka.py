@@ -143,6 +143,10 @@ def test_topics_are_checked(group: Group) -> None:
     """What was made is as it should be; making it once more changes nothing."""
     assert json.loads(group.carillon("topics", "check", "--json")) == {"findings": []}
     assert json.loads(group.carillon("topics", "create", "--json")) == {"created": []}
+    found = {
+        finding["check"]: finding["level"] for finding in json.loads(group.carillon("doctor", "--json"))["findings"]
+    }
+    assert (found["kafka"], found["redis"]) == ("ok", "ok")
 
 
 def test_the_schema_is_the_programs() -> None:
