@@ -68,8 +68,9 @@ def submit(
         former = _former_answer(db, idempotency.key, job.created_at)
         if former is not None:
             return former
-        _remember(db, job, idempotency, answer, keep_until)
     _count_in(db, batches, high_water)
+    if idempotency is not None:
+        _remember(db, job, idempotency, answer, keep_until)
     number = _insert_job(db, job, JobState.READY, None, batches)
     scheduled = _due(job) > job.created_at
     state = _first_state(db, number, job.app, job.ordering_key, scheduled, batches)
@@ -257,11 +258,13 @@ def _count_in(db: apsw.Connection, batches: Sequence[NewBatch], high_water: int)
     if any(not 0 < batch.count <= BATCH_SIZE for batch in batches):
         raise QueueError(f"a batch has 1 to {BATCH_SIZE} deliveries")
     deliveries = sum(batch.count for batch in batches)
-    (stored,) = only(db, "SELECT deliveries FROM stored")
-    if stored + deliveries > high_water:
+    db.execute(
+        "UPDATE stored SET batches = batches + ?, deliveries = deliveries + ? WHERE deliveries <= ?",
+        (len(batches), deliveries, high_water - deliveries),
+    )
+    if not db.changes():
         # Without numbers: it is told to callers, and how much others have queued is not their affair.
         raise QueueFull("as many deliveries are queued as there is room for: try again when some have been sent")
-    db.execute("UPDATE stored SET batches = batches + ?, deliveries = deliveries + ?", (len(batches), deliveries))
 
 
 def _insert(

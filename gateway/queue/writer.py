@@ -1,9 +1,10 @@
 """One thread that writes: whatever waits while a commit is under way shares the next one.
 
-An operation is a function of the connection. It runs in a savepoint, so that its failure undoes it alone, and its
-caller learns of the result only after the transaction that holds it is on the disk. It may run twice: when a whole
-transaction is lost (a full disk), its operations are tried once more, each in a transaction of its own, so that one
-that needs much room does not sink those that need little or free some.
+An operation is a function of the connection. Its failure undoes it alone, and its caller learns of the result only
+after the transaction that holds it is on the disk. It may run several times: when one of its transaction fails that has
+changed something, the others are begun anew without it; and when a whole transaction is lost (a full disk), its
+operations are tried once more, each in a transaction of its own, so that one that needs much room does not sink those
+that need little or free some.
 """
 
 from __future__ import annotations
@@ -160,32 +161,37 @@ class Writer:
         Raises:
             apsw.Error: none of them is stored.
         """
-        execute = self._connection.execute
-        try:
-            with self._turnstile:
-                execute("BEGIN IMMEDIATE")
-            before = self._connection.total_changes()
-            done = [self._savepoint(item) for item in group]
-            execute("COMMIT")
-            self.failing = self.failing and self._connection.total_changes() == before
-        except BaseException:
-            if self._connection.in_transaction:
-                execute("ROLLBACK")
-            raise
+        refused: dict[int, _Done] = {}
+        while (done := self._attempt(group, refused)) is None:
+            pass
         return done
 
-    def _savepoint(self, item: _Waiting) -> _Done:
-        execute = self._connection.execute
-        execute("SAVEPOINT operation")
+    def _attempt(self, group: list[_Waiting], refused: dict[int, _Done]) -> list[_Done] | None:
+        """As `_transaction`, without those that were `refused`; None if there is one more of these to be left out.
+
+        A savepoint for each operation would cost two statements, and this costs nothing where nobody is refused. Who
+        is refused was so before anything was changed, as a rule, so that there is nothing to undo.
+        """
+        connection = self._connection
         try:
-            result, error = item.operation(self._connection), None
-        except apsw.Error:
-            raise  # the transaction may be gone with it (SQLite rolls back by itself when the disk is full)
-        except Exception as refused:  # the caller's, who is waiting for it
-            execute("ROLLBACK TO operation")
-            result, error = None, refused
-        execute("RELEASE operation")
-        return _Done(item, result, error)
+            with self._turnstile:
+                connection.execute("BEGIN IMMEDIATE")
+            before = connection.total_changes()
+            done = []
+            for position, item in enumerate(group):
+                changes = connection.total_changes()
+                done.append(refused.get(position) or _carry_out(item, connection))
+                if done[-1].error is not None and connection.total_changes() != changes:
+                    refused[position] = done[-1]
+                    connection.execute("ROLLBACK")
+                    return None
+            connection.execute("COMMIT")
+            self.failing = self.failing and connection.total_changes() == before
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return done
 
     def _note_log(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self._log_pages = pages
@@ -213,6 +219,15 @@ class Writer:
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
         finally:
             schema.be_patient(connection, schema.BUSY_MILLISECONDS)
+
+
+def _carry_out(item: _Waiting, connection: apsw.Connection) -> _Done:
+    try:
+        return _Done(item, item.operation(connection), None)
+    except apsw.Error:
+        raise  # the transaction may be gone with it (SQLite rolls back by itself when the disk is full)
+    except Exception as refused:  # the caller's, who is waiting for it
+        return _Done(item, None, refused)
 
 
 def _resolve(done: list[_Done]) -> None:

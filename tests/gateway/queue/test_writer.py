@@ -101,6 +101,41 @@ async def test_a_refusal_undoes_one(database: Database) -> None:
     assert await rows(database) == [1, 2]
 
 
+async def test_a_refusal_before_any_change_costs_the_others_nothing(database: Database) -> None:
+    """A full queue refuses many, and who shares their transaction is not begun anew for that."""
+    runs: list[int] = []
+
+    def refuse(db: apsw.Connection) -> None:
+        raise QueueError("no")
+
+    def count(db: apsw.Connection) -> None:
+        runs.append(1)
+        insert(1)(db)
+
+    with held_up(database):
+        waiting = [database.write(count), database.write(refuse)]
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(results[1], QueueError)
+    assert (await rows(database), len(runs)) == ([1], 1)
+
+
+async def test_several_refusals_in_one_transaction(database: Database) -> None:
+    """Each is undone alone, and each caller gets its own exception."""
+
+    def refuse(value: int) -> writer.Operation[None]:
+        def operation(db: apsw.Connection) -> None:
+            insert(value)(db)
+            raise QueueError(str(value))
+
+        return operation
+
+    with held_up(database):
+        waiting = [database.write(each) for each in (refuse(97), insert(1), refuse(98), insert(2), refuse(99))]
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [str(each) for each in results] == ["97", "1", "98", "2", "99"]
+    assert await rows(database) == [1, 2]
+
+
 async def test_an_sqlite_error_undoes_one(database: Database) -> None:
     """An operation that SQLite refuses does not take its neighbours with it."""
     with held_up(database):
