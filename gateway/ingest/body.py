@@ -23,6 +23,12 @@ _BROKEN = "The connection broke, or the body was malformed, before its end. Noth
 class Content(Protocol):
     """What is needed of `aiohttp.StreamReader`."""
 
+    def read_nowait(self) -> bytes:
+        """What is here; b"" if nothing is."""
+
+    def at_eof(self) -> bool:
+        """Whether nothing will come any more."""
+
     async def readany(self) -> bytes:
         """What has arrived, at least a byte; b"" at the end."""
 
@@ -57,23 +63,30 @@ class Body:
         Raises:
             Refused: 408, too slow; 400, it broke off; what `refuse` was given.
         """
+        if self._refusal is not None:
+            raise self._refusal
+        try:
+            data = self._content.read_nowait()
+            if not data and not self._content.at_eof():  # a small body came with its head, and needs no timer
+                data = await self._wait()
+        except (ConnectionError, RequestPayloadError):
+            raise Refused(400, _BROKEN, close=True) from None
+        self.received += len(data)
+        if self._hash:
+            self._hash.update(data)
+        return data
+
+    async def _wait(self) -> bytes:
         start = self._loop.time()
         allowance = self._limits.grace + self.received / self._limits.pace - self._waited
         try:
-            if self._refusal is not None:
-                raise self._refusal
             async with asyncio.timeout_at(start + min(self._limits.pause, allowance)) as self._waiting:
                 data = await self._content.readany()
         except TimeoutError:
             raise self._refusal or Refused(408, _LATE, close=True) from None
-        except (ConnectionError, RequestPayloadError):
-            raise Refused(400, _BROKEN, close=True) from None
         finally:
             self._waiting = None
         self._waited += self._loop.time() - start
-        self.received += len(data)
-        if self._hash:
-            self._hash.update(data)
         return data
 
     async def whole(self, most: int, share: Share | None = None) -> bytes:

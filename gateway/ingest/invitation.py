@@ -21,11 +21,17 @@ async def invite_later(request: web.Request) -> web.Response | None:
 
 
 class Invited:
-    """A request's content, which its sender is asked for when it is first read."""
+    """A request's content, as `body.Content`, which its sender is asked for when it is first waited for."""
 
     def __init__(self, request: web.Request) -> None:
         self._request = request
         self._waits = _expectation(request) == _EXPECTATION and request.version >= (1, 1)
+
+    def read_nowait(self) -> bytes:
+        return b"" if self._waits else self._request.content.read_nowait()
+
+    def at_eof(self) -> bool:
+        return not self._waits and self._request.content.at_eof()
 
     async def readany(self) -> bytes:
         if self._waits:

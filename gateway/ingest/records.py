@@ -121,9 +121,15 @@ class _Whole:
     def __init__(self, content: bytes) -> None:
         self._content = content
 
-    async def readany(self) -> bytes:
+    def read_nowait(self) -> bytes:
         content, self._content = self._content, b""
         return content
+
+    def at_eof(self) -> bool:
+        return not self._content
+
+    async def readany(self) -> bytes:
+        return self.read_nowait()
 
 
 def _word(headers: dict[str, bytes], name: str, rule: re.Pattern[str], wanted: str) -> str | None:

@@ -38,10 +38,17 @@ class Content:
     """A request's body that has arrived."""
 
     def __init__(self, body: bytes) -> None:
-        self._parts = [body, b""]
+        self._body = body
+
+    def read_nowait(self) -> bytes:
+        body, self._body = self._body, b""
+        return body
+
+    def at_eof(self) -> bool:
+        return not self._body
 
     async def readany(self) -> bytes:
-        return self._parts.pop(0)
+        return self.read_nowait()
 
 
 class Callers:
