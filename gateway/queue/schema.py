@@ -373,6 +373,9 @@ def connect(path: Path) -> apsw.Connection:
         connection.execute("PRAGMA cache_size = -16384")
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         connection.wal_autocheckpoint(0)
+        # Else a statement that could use a partial index for some values of its parameters is compiled anew for each:
+        # 90 of the 520 us that the writer spends on a one-time code. No statement of ours wants that.
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise damaged(path) from error
     except apsw.Error as error:

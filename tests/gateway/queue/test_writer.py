@@ -273,3 +273,21 @@ async def test_what_follows_a_commit_comes_first_and_its_failure_concerns_nobody
     assert [await failing, await other] == [1, 2]
     await asyncio.sleep(0)
     assert told == ["first of 1", "what follows a commit failed", "then those who wait"]
+
+
+async def test_statements_are_compiled_once(queue: SqliteQueue) -> None:
+    """What a batch costs in the writer's thread is running its statements, whatever their parameters are."""
+    compiled: list[int] = []
+
+    def look(action: int, *_: str | None) -> int:
+        compiled.append(action)
+        return apsw.SQLITE_OK
+
+    await queue.database.write(lambda db: setattr(db, "authorizer", look))
+    for number in range(4):
+        if number == 2:
+            compiled.clear()
+        await stored(queue, batch(1))
+        (lease,) = await queue.lease(room(), NOW)
+        await queue.complete(accept(lease), [], NOW)
+    assert compiled == []
