@@ -101,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._written_paused = 0  # bytes
         self._broken = 0
+        self._body_size = 1  # of the last request
         self._watch = _Watch()
         self._turn_pending = False
         self._marks: deque[tuple[float, int]] = deque()  # when streams below an id had been opened
@@ -168,24 +169,24 @@ class Connection(asyncio.Protocol):
 
     # Sending
 
-    def pump(self) -> None:
-        """Take requests while there is room, and write."""
+    def pump(self) -> bool:
+        """Take requests while there is room, and write. Returns whether the source may have more."""
         if self._transport is None:
-            return
+            return True
+        more = True
         for _ in range(SLICES_A_TURN):
-            if self._paused or not self._send_slice():
-                self._write()
-                break
+            streams = 0 if self._paused else self.protocol.room(self._body_size)
+            more = not streams or self._send_slice(streams)
             self._write()
+            if not streams or not more:
+                break
         else:
             self._next_turn()
         self._finish_drained()
+        return more
 
-    def _send_slice(self) -> bool:
+    def _send_slice(self, streams: int) -> bool:
         protocol = self.protocol
-        streams = protocol.room()
-        if not streams:
-            return False
         requests = self._source.take(streams, protocol.window)
         if requests is None:
             return False
@@ -195,6 +196,7 @@ class Connection(asyncio.Protocol):
         sent = protocol.send(*requests)
         if sent < len(requests.tags):
             self._source.give_back(requests.tags[sent:])
+        self._body_size = len(requests.bodies[-1])
         self._marks.append((now, protocol.stream_mark))
         return True
 

@@ -151,9 +151,8 @@ class Pool:
             return
         usable = [connection for connection in self._connections if connection.usable]
         for connection in sorted(usable, key=lambda connection: connection.protocol.open_streams):
-            if not self._source.backlog:
+            if not self._source.backlog or not connection.pump():
                 return
-            connection.pump()
         if not usable:
             self._dial()
 

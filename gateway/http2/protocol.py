@@ -115,15 +115,19 @@ class ClientProtocol:
         """The next stream's id: all streams opened so far are below it."""
         return self._streams.next_id
 
-    def room(self) -> int:
-        """How many requests can be opened now."""
+    def room(self, size: int = 1) -> int:
+        """How many requests can be opened now, with bodies of about this size.
+
+        What would go out in part waits while others are open: their end opens the window or shows that it stays as it
+        is. The rest would wait as long, and meanwhile no answer could go the fast way.
+        """
         if self.phase is not Phase.OPEN:
             return 0
         open_streams = len(self._streams.open)
         room = self._max_streams - open_streams
         if self._streams.cautious:
             room = min(room, 1 - open_streams)
-        if self._outflow.partials or self._outflow.window <= 0:
+        if self._outflow.partials or self._outflow.window < (size if open_streams else 1):
             room = 0
         self.limited = room <= 0
         return max(room, 0)

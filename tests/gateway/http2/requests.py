@@ -44,7 +44,7 @@ class Source:
     def take(self, streams: int, window: int) -> Requests | None:
         self.takes.append((streams, window))
         count = min(streams, self.slice)
-        if not self.backlog:
+        if not self.backlog or not count:
             return None
         tags, self.waiting = self.waiting[:count], self.waiting[count:]
         assert not self.on_wire & set(tags)

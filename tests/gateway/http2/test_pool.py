@@ -149,6 +149,17 @@ class TestGrowth:
         it.more(8)
         assert it.pool.counts().streams == 16
 
+    async def test_when_one_gets_nothing_the_others_are_not_asked(self) -> None:
+        """What the source has none of for one connection, as where the rate is used up, it has none of for all."""
+        it = rig(lambda path: Answer(delay=1.0), 5000, streams=10)
+        await until(lambda: it.pool.counts().open == 4, 10.0)
+        it.source.waiting.clear()
+        await until(lambda: not it.source.on_wire)
+        it.source.waiting, it.source.slice = [1], 0
+        it.source.takes.clear()
+        it.pool.wake()
+        assert len(it.source.takes) == 1
+
 
 class TestBackOff:
     async def test_it_dials_less_and_less_often_and_never_rarer_than_the_ceiling(self) -> None:

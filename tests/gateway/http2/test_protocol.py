@@ -397,6 +397,16 @@ def test_the_connections_window_bounds_all_bodies_together() -> None:
     assert protocol.room() == MAX_STREAMS - 4
 
 
+def test_a_body_that_does_not_fit_whole_waits_while_others_are_open() -> None:
+    """Nobody has to open a window before it is used up, so with nothing open it goes out in parts."""
+    protocol = ready()
+    send(protocol, [b"x" * 16_000] * 4)
+    assert (protocol.room(1_536), protocol.limited) == (0, True)
+    assert protocol.room(1_535) == MAX_STREAMS - 4
+    protocol.receive_data(b"".join(wire.bare(stream_id) for stream_id in (1, 3, 5, 7)))
+    assert protocol.room(1_536) == MAX_STREAMS
+
+
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("way", ["first", "fast"])
 @pytest.mark.parametrize("behind", [[], [b"2"]])
