@@ -259,7 +259,7 @@ async def _kafka(settings: Kafka) -> list[Finding]:
     try:
         wrong = await check(Cluster(settings), settings)
     except QueueError as error:
-        return [Finding("kafka", Level.FAILED, str(error), "start the brokers, or correct [kafka]")]
+        return [Finding("kafka", Level.FAILED, str(error).partition(":")[0], "start the brokers, or correct [kafka]")]
     found = [Finding("kafka", Level.FAILED, f"{topic} {detail}", "see docs/kafka.md") for topic, detail in wrong]
     return found or [Finding("kafka", Level.OK, "the brokers answer, and all topics are as they should be")]
 
