@@ -30,7 +30,7 @@ ROW = "R20"
 HERE = Path(__file__).parent
 SERVICES = ("apns", "fcm", "webpush")
 PARKED = 8
-EXAMPLES = {False: 6, True: 200}
+EXAMPLES = {False: 18, True: 200}
 """Of each operation, in the phases that have no number of their own."""
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 

@@ -106,7 +106,7 @@ async def finished(api: Api, jobs: list[str]) -> None:
 
 @pytest.mark.timeout(600)
 def test_each_accepted_notification_has_exactly_one_terminal_receipt(long: bool, evidence: Evidence) -> None:
-    count = 200_000 if long else 12_000
+    count = 200_000 if long else 20_000
     ledger = Ledger()
     services = ("apns", "fcm", "webpush")
     print(f"seed {SEED}")

@@ -20,7 +20,7 @@ from tests.simulation.world import MINUTES
 
 ROW = "R23"
 
-SHORT, LONG = 30, 1000
+SHORT, LONG = 50, 1000
 FIRST = 1
 
 SHARED = 11
