@@ -69,7 +69,7 @@ class Process(asyncio.BaseEventLoop):
         self.alive = True
         self.asleep = False
         self.steady = True
-        """Whether it has always been there: it was not killed, and not stopped."""
+        """Whether it has always been there: not killed, not stopped, and not kept from holding on to what it had."""
         self._withheld: list[events.Handle] = []
         self._dial = dial
         self._failed = failed
@@ -82,6 +82,10 @@ class Process(asyncio.BaseEventLoop):
 
     def kill(self) -> None:
         self.alive = self.steady = False
+
+    def robbed(self) -> None:
+        """It lived, and could not extend a lease in time: its disk was full for too long."""
+        self.steady = False
 
     def bury(self) -> None:
         """Unwind what is left of a process, unseen, when nothing matters any more."""

@@ -50,10 +50,12 @@ def sealed(path: Path) -> list[str]:
 
 def play(seed: int, settings: Settings, narrate: Callable[[str], None] | None = None) -> Played:
     gc.disable()  # when it runs is nobody's seed
+    gc.freeze()  # so that the collection in the end is of this world alone, and is a whole one
     try:
         with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
             return _play(World(seed, Path(folder), settings, narrate))
     finally:
+        gc.unfreeze()
         gc.enable()
 
 
@@ -71,7 +73,7 @@ def _play(world: World) -> Played:
                     states[receipt.state] = states.get(receipt.state, 0) + 1
             world.stop()
         world.bury()
-        gc.collect(1)
+        gc.collect()
     world.problems += [f"logged: {line}" for line in logs if line["event"] in UNEXPECTED]
     return Played(
         world.seed,

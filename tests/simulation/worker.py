@@ -21,7 +21,7 @@ from gateway.dispatch.dispatcher import Dispatcher
 from gateway.model import State
 from gateway.observe.health import Readiness
 from gateway.queue import writer
-from gateway.queue.base import DeadTarget, Lease, Room
+from gateway.queue.base import DeadTarget, Lease, LeaseLost, Room
 from gateway.queue.sqlite import SqliteQueue
 from gateway.queue.writer import Writer
 from gateway.receipts.store import ReceiptStore
@@ -99,9 +99,18 @@ THREADING = SimpleNamespace(Thread=LoopsThread)
 
 
 class WatchedQueue(SqliteQueue):
-    """Says when somebody takes over what another had on the wire, and when progress is about to be stored."""
+    """Says when somebody takes over what another had on the wire, when progress is about to be stored, and when it
+    turns out that this process lost a lease while it lived."""
 
     moment: Callable[[str], None]
+    lost: Callable[[], None]
+
+    async def _change(self, *args: Any, **named: Any) -> None:
+        try:
+            await super()._change(*args, **named)
+        except LeaseLost:
+            self.lost()
+            raise
 
     async def lease(self, room: Room, now: float) -> list[Lease]:
         leased = await super().lease(room, now)
@@ -135,6 +144,7 @@ class Worker:
             path, owner=process.name, lease_seconds=settings.queue.lease_seconds, slots=SLOTS, high_water=100_000
         )
         self.queue.moment = partial(moment, process=process.name)
+        self.queue.lost = process.robbed
         self.receipts = ReceiptStore(self.queue.database)
         self._settings = settings
         self._jitter = jitter
