@@ -17,6 +17,15 @@ _SMALLEST = 1 << 16
 _LARGEST = 1 << 26
 """64 MiB, enough for eight million dead targets; beyond, more of the living ones need a look at the table."""
 
+_ADD = "INSERT INTO dead_targets (app, provider, key, since, reason) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+"""Nearly always enough, and 3 us where `_REPLACE` takes 7."""
+
+_REPLACE = (
+    "INSERT OR REPLACE INTO dead_targets (app, provider, key, since, reason) SELECT ?1, ?2, ?3, ?4, ?5 "
+    "WHERE NOT EXISTS (SELECT 1 FROM dead_targets WHERE app = ?1 AND provider = ?2 AND key = ?3 AND since >= ?4)"
+)
+"""A replaced row gets a new revision, so that the feed tells the newer word too."""
+
 
 class DeadFilter:
     """A Bloom filter of one byte a slot: two slots by parts of a key's hash, one bit in each by others.
@@ -66,12 +75,10 @@ def remember_dead(db: apsw.Connection, sequence: int, dead: Sequence[DeadTarget]
         (sequence,),
     )
     for target in dead:
-        # A replaced row gets a new revision, so that the feed tells the newer word too.
-        db.execute(
-            "INSERT OR REPLACE INTO dead_targets (app, provider, key, since, reason) SELECT ?1, ?2, ?3, ?4, ?5 WHERE "
-            "NOT EXISTS (SELECT 1 FROM dead_targets WHERE app = ?1 AND provider = ?2 AND key = ?3 AND since >= ?4)",
-            (app, provider, target.key, target.since, target.reason),
-        )
+        row = (app, provider, target.key, target.since, target.reason)
+        db.execute(_ADD, row)
+        if not db.changes():
+            db.execute(_REPLACE, row)
 
 
 def known_dead(db: apsw.Connection, route: Route, keys: Iterable[bytes]) -> dict[bytes, DeadTarget]:
