@@ -117,6 +117,18 @@ class Flight:
         """What it counts for in its sender's hands now. Of a tail, what is done takes five bytes each."""
         return BATCH_LOAD + self.left if self._tail else load(self.lease.count, self.left)
 
+    def asleep(self, now: float, wall: float) -> bool:
+        """Whether a look at it would find nothing new: it waits, for a later retry, and was counted so."""
+        waiting, expires_at = self._waiting, self.job.expires_at
+        return (
+            self._tail
+            and len(waiting) == self.left > 0
+            and waiting[0][0] > now
+            and self.load == BATCH_LOAD + self.left
+            and (expires_at is None or expires_at > wall)
+            and not self.cancelled
+        )
+
     def shrink(self) -> None:
         """Where all that is left waits, keep of the columns only what is left."""
         if self._tail or not self.idle:

@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from gateway.dispatch.flight import Flight
 from gateway.dispatch.quarantine import POISON_CUTS, POISONOUS
-from gateway.dispatch.retry import Decision, History, Limits, decide
+from gateway.dispatch.retry import History, Limits, decide
 from gateway.http2.results import Tag
-from gateway.model import State
+from gateway.model import Lane, State
 from gateway.queue.base import DeadTarget
 from providers.base import Outcome, Verdict
 
@@ -65,6 +64,7 @@ class Refusals:
     def _judge(self, outcome: Outcome, tags: list[Tag], at: _Moment) -> None:
         unanswered = outcome.verdict is Verdict.UNKNOWN
         believed = self._sender.breaker.believes(outcome)
+        waiting: list[Lane] = []
         for flight, index in tags:
             note, job = flight.note(index), flight.job
             note.unanswered += unanswered
@@ -72,26 +72,23 @@ class Refusals:
                 self._sender.end(flight, index, State.UNKNOWN, flight.age(at.wall), POISONOUS)
                 continue
             history = History(note.attempts, note.unanswered, job.resend_unknown, job.expires_at, believed)
-            decision = decide(outcome, history, at.wall, self._limits, self._jitter)
-            if decision.state is State.PENDING:
-                self._put_off(decision, flight, index, outcome, at)
+            state, retry_at, counted = decide(outcome, history, at.wall, self._limits, self._jitter)
+            if state is not State.PENDING:
+                doubted = outcome.verdict is Verdict.UNREGISTERED
+                reason = f"{outcome.reason}, {DOUBTED}" if doubted else outcome.reason
+                self._sender.end(flight, index, state, flight.age(at.wall), reason)
                 continue
-            doubted = outcome.verdict is Verdict.UNREGISTERED
-            reason = f"{outcome.reason}, {DOUBTED}" if doubted else outcome.reason
-            self._sender.end(flight, index, decision.state, flight.age(at.wall), reason)
-
-    def _put_off(self, decision: Decision, flight: Flight, index: int, outcome: Outcome, at: _Moment) -> None:
-        wait = decision.retry_at - at.wall
-        if wait <= 0:
-            self._sender.again(flight, index)
-            return
-        note = flight.note(index)
-        note.attempts += decision.counted
-        note.reason = outcome.reason
-        note.retry_at = at.queue + wait
-        # What may have cut its connection goes apart from its neighbours.
-        alone = outcome.verdict is Verdict.UNKNOWN
-        self._sender.put_off(flight, index, at.now + wait if alone else flight.step(at.now, wait))
+            wait = retry_at - at.wall
+            if wait <= 0:
+                self._sender.again(flight, index)
+                continue
+            note.attempts += counted
+            note.reason = outcome.reason
+            note.retry_at = at.queue + wait
+            # What may have cut its connection goes apart from its neighbours.
+            flight.put_off(index, at.now + wait if unanswered else flight.step(at.now, wait))
+            waiting.append(job.lane)
+        self._sender.put_off(waiting)
 
     def _bury(self, outcome: Outcome, tags: list[Tag], wall: float) -> None:
         """Dead targets. A verdict older than the target's registration is about a former life of it."""

@@ -162,7 +162,8 @@ class Sender:
         Batches of which only retries are left make room for others.
         """
         room = self.budget.room(now)
-        for flight in sorted(self.flights, key=_lane):
+        awake = [flight for flight in self.flights if not flight.asleep(now, wall)]
+        for flight in sorted(awake, key=_lane):
             if self._end_overdue(flight, wall):
                 continue
             flight.shrink()
@@ -397,7 +398,7 @@ class Sender:
         rows: list[tuple[Outcome, list[Tag]]] = []
         row: list[Tag] = []
         former: Outcome | None = None
-        known: dict[tuple[Plan, int, Headers, bytes], Outcome] = {}
+        known: dict[bytes, tuple[Plan, Answer, Outcome]] = {}
         for answer in answers:
             if isinstance(answer, Run) and self._accept_run(answer):
                 if former is not ACCEPTED:
@@ -413,16 +414,16 @@ class Sender:
                 row.append(one.tag)
         return rows
 
-    def _meaning(self, answer: Answer, known: dict[tuple[Plan, int, Headers, bytes], Outcome], wall: float) -> Outcome:
+    def _meaning(self, answer: Answer, known: dict[bytes, tuple[Plan, Answer, Outcome]], wall: float) -> Outcome:
         """What an answer means; refusals that are alike are asked about once. An accepted one's id is kept."""
-        flight, index = answer.tag
-        said = flight.plan, answer.status, answer.headers, answer.body
-        outcome = known.get(said)
-        if outcome is not None:
-            return outcome
+        tag, status, headers, body = answer
+        flight, index = tag
+        like = known.get(body)
+        if like is not None and like[0] is flight.plan and like[1][1] == status and like[1][2] == headers:
+            return like[2]
         outcome = self._outcome(answer, wall)
         if outcome.verdict is not Verdict.ACCEPTED:
-            known[said] = outcome
+            known[body] = flight.plan, answer, outcome
             return outcome
         if outcome.provider_id:
             flight.note(index).provider_id = outcome.provider_id
@@ -509,11 +510,11 @@ class Sender:
         if flight in self.flights:
             self._lanes.add(flight)
 
-    def put_off(self, flight: Flight, index: int, due: float) -> None:
-        """A delivery that is on the wire goes again at `due`, the loop's time."""
-        self._on_wire -= 1
-        flight.put_off(index, due)
-        self.lane_metrics[flight.job.lane].retried(1)
+    def put_off(self, lanes: Sequence[Lane]) -> None:
+        """Deliveries of these classes are not on the wire any more, and wait for a retry."""
+        self._on_wire -= len(lanes)
+        for lane in set(lanes):
+            self.lane_metrics[lane].retried(lanes.count(lane))
 
     def end(self, flight: Flight, index: int, state: State, milliseconds: int, reason: str) -> None:
         """A delivery that is on the wire, or was about to be, is done."""

@@ -137,6 +137,23 @@ def test_of_what_is_due_no_more_comes_back_than_may() -> None:
     assert (list(batch.next(3)), batch.held_back(9.0), batch.waiting) == ([2, 1], 1, 1)
 
 
+def test_a_look_is_spared_only_where_it_would_find_nothing() -> None:
+    batch = flight(count=3, of=lease(3, job(expires_in=100.0)))
+    before, late = EPOCH + 99.0, EPOCH + 100.0
+    for index in batch.next(3):
+        batch.put_off(index, 5.0)
+    assert not batch.asleep(0.0, before), "its columns are to be dropped"
+    batch.shrink()
+    assert not batch.asleep(0.0, before), "and its sender is to count it anew"
+    batch.load = batch.burden
+    assert batch.asleep(4.9, before)
+    assert not batch.asleep(5.0, before), "due"
+    assert not batch.asleep(4.9, late), "expired"
+    batch.bring_back(5.0, 1)
+    batch.next(1)
+    assert not batch.asleep(4.9, before), "one is on the wire"
+
+
 def test_it_is_idle_when_all_that_is_left_waits() -> None:
     batch = flight(count=3)
     batch.next(3)

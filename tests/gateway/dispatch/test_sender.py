@@ -20,7 +20,7 @@ from gateway.http2.connection import Requests
 from gateway.http2.results import Answer, Results, Run
 from gateway.model import Lane, Note, State
 from gateway.queue.base import BATCH_LOAD, DeadTarget
-from providers.base import Alike, Outcome, Rendered, Rows, Scope, Verdict
+from providers.base import Alike, Headers, Outcome, Rendered, Rows, Scope, Verdict
 from tests.gateway.dispatch.scripted import Bench, flight, job, lease, targets, words
 from tests.gateway.virtual import EPOCH
 
@@ -326,6 +326,42 @@ class TestAnswersThatAreAlike:
         batch = bench.add(2)
         bench.sender.settle(_alike(bench.taken(), [b"", b"unheard of"]))
         assert words(batch) == ["accepted", "unknown"]
+
+
+class TestRefusalsThatAreAlike:
+    """They are judged once; what differs in anything that an answer says is judged by itself."""
+
+    async def test_two_words_of_one_body_are_told_apart(self, bench: Bench) -> None:
+        batch = bench.add(4)
+        asked: list[tuple[int, Headers]] = []
+
+        def outcome(status: int, headers: Headers, body: bytes, now: float) -> Outcome:
+            asked.append((status, headers))
+            return Outcome(Verdict.REJECTED, f"{status} {len(headers)}")
+
+        bench.plan.outcome = outcome  # type: ignore[method-assign]
+        said: list[tuple[int, Headers]] = [(400, ()), (404, ()), (400, ((b"a", b"b"),)), (400, ((b"a", b"b"),))]
+        results = Results()
+        results.answers = [Answer(tag, *of, b"no") for tag, of in zip(bench.taken().tags, said, strict=True)]
+        bench.sender.settle(results)
+        assert asked == said[:3], "the last one is as the one before"
+        assert [batch.notes[index].reason for index in range(4)] == ["400 0", "404 0", "400 1", "400 1"]
+
+    @pytest.mark.parametrize(("between", "held"), [(None, True), (REFUSED_ALONE, False)])
+    async def test_failures_are_in_a_row_only_where_nothing_else_was_judged_between_them(
+        self, bench: Bench, between: Outcome | None, held: bool
+    ) -> None:
+        bench.add(2 * breaker_rules.FAILURES_TO_HOLD)
+        bench.plan.outcomes |= {b"down": UNAVAILABLE, b"other": between or UNAVAILABLE}
+        bodies = [b"down"] * (breaker_rules.FAILURES_TO_HOLD - 1)
+        results = Results()
+        results.answers = [
+            Answer(tag, 400, (), body)
+            for tag, body in zip(bench.taken().tags, [*bodies, b"other", *bodies, b"other"], strict=True)
+        ]
+        bench.sender.settle(results)
+        assert (bench.sender.breaker.cause is Cause.UNAVAILABLE) == held
+        assert bench.on_wire == 0
 
 
 class TestAnswers:
