@@ -1,7 +1,7 @@
 """Message encryption for Web Push: RFC 8291 over the coding `aes128gcm` of RFC 8188.
 
 Each message has a sender key and a salt of its own, as section 2 of RFC 8291 describes it. Measured for 300 bytes on
-one core, in us: key pair and ECDH 64 (`providers.webpush.curve`), HKDF 5, AES-GCM 2, the rest 2. ECDH is more than half
+one core, in us: key pair and ECDH 60 (`providers.webpush.curve`), HKDF 5, AES-GCM 2, the rest 2. ECDH is more than half
 of it, and a message to a new subscriber has no way around it.
 """
 
