@@ -119,7 +119,7 @@ class Note(msgspec.Struct, array_like=True, gc=False):
 
 
 def new_job_id() -> str:
-    return "job_" + uuid.uuid4().hex
+    return "job_" + os.urandom(16).hex()
 
 
 def new_batch_id(now: float | None = None) -> bytes:
@@ -143,7 +143,8 @@ def derived_batch_id(job_id: str, number: int) -> bytes:
 
 def delivery_prefix(batch_id: bytes) -> str:
     """The 32 characters that all delivery ids of a batch share."""
-    return str(uuid.UUID(bytes=batch_id))[:32]
+    digits = batch_id.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:28]}"
 
 
 INDEX_DIGITS = tuple(b"%04x" % index for index in range(BATCH_SIZE))
