@@ -79,17 +79,18 @@ class Database:
         operation: Operation[T],
         *,
         patient: bool = False,
+        heavy: bool = False,
         first: Callable[[asyncio.Future[T]], None] | None = None,
     ) -> asyncio.Future[T]:
         """Run an operation in the next transaction; it is durable when the future is done.
 
-        Cancelling the future does not take the operation back. Operations run in the order of the calls. A `patient`
-        one waits some milliseconds for others to share their transaction. `first` is called as soon as the future is
-        done, before whoever waits for it.
+        Cancelling the future does not take the operation back. Operations run in the order of the calls, but that one
+        with `first` may overtake those that are `heavy`. A `patient` one waits some milliseconds for others to share
+        their transaction. `first` is called as soon as the future is done, before whoever waits for it.
         """
         if self._writer is None:
             raise QueueError("the queue is closed")
-        return self._writer.submit(operation, patient=patient, first=first)
+        return self._writer.submit(operation, patient=patient, heavy=heavy, first=first)
 
     @property
     def failing(self) -> bool:

@@ -197,7 +197,10 @@ class SqliteQueue:
         return await self.database.write(lambda db: uploads.begin(db, job, idempotency, self.owner, keep_until))
 
     async def put(self, job_id: str, batches: Sequence[NewBatch]) -> None:
-        await self.database.write(lambda db: uploads.put(db, job_id, batches, self.owner, self._high_water))
+        def operation(db: apsw.Connection) -> None:
+            uploads.put(db, job_id, batches, self.owner, self._high_water)
+
+        await self.database.write(operation, heavy=True)
 
     async def seal(self, job_id: str, batches: Sequence[NewBatch], fingerprint: bytes, answer: bytes) -> None:
         def operation(db: apsw.Connection) -> None:
@@ -318,7 +321,7 @@ class SqliteQueue:
         return revision == former and self.time() < quiet.clock and now < quiet.wall
 
     async def _take(self, room: Room, limit: int, now: float, revision: int | None) -> list[unreadable.Contents]:
-        future = self.database.write(partial(self._leasing, room, limit, now))
+        future = self.database.write(partial(self._leasing, room, limit, now), heavy=True)
         try:
             leased = await asyncio.shield(future)
         except asyncio.CancelledError:

@@ -105,6 +105,7 @@ class Inline(Database):
         operation: Operation[T],
         *,
         patient: bool = False,
+        heavy: bool = False,
         first: Callable[[asyncio.Future[T]], None] | None = None,
     ) -> asyncio.Future[T]:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()

@@ -59,10 +59,11 @@ class LoopWriter(Writer):
         operation: Operation[T],
         *,
         patient: bool = False,
+        heavy: bool = False,
         first: Callable[[asyncio.Future[T]], None] | None = None,
     ) -> asyncio.Future[T]:
         future: asyncio.Future[T] = virtual_loop().create_future()
-        self._group.append(_Waiting(operation, future, first))
+        self._group.append(_Waiting(operation, future, first, heavy))
         if not self._busy:
             self._busy = True
             virtual_loop().call_soon(self._round)

@@ -76,6 +76,30 @@ async def test_what_is_patient_shares_a_commit(database: Database) -> None:
     assert await rows(database) == [0, 1, 2, 3]
 
 
+async def test_what_is_eager_does_not_wait_for_what_is_heavy(database: Database) -> None:
+    """A one-time code is stored before the lease of a campaign that was asked for earlier; the rest keeps its order."""
+    seen: list[int] = []
+    with held_up(database) as busy:
+        heavy = database.write(insert(1), heavy=True)
+        others = [database.write(insert(2)), database.write(insert(3), first=lambda _: seen.append(heavy.done()))]
+    await busy
+    assert await asyncio.gather(heavy, *others) == [1, 2, 3]
+    assert (await rows(database), seen) == ([2, 3, 1], [False])
+
+
+async def test_what_is_heavy_shares_a_commit_with_what_can_wait(database: Database) -> None:
+    """A campaign that is alone pays for no flush more."""
+    commits: list[int] = []
+    await database.write(lambda db: db.set_commit_hook(lambda: bool(commits.append(1))))
+    commits.clear()
+    with held_up(database) as busy:
+        waiting = [database.write(insert(1), heavy=True), database.write(insert(2))]
+    await busy
+    await asyncio.gather(*waiting)
+    assert await rows(database) == [1, 2]
+    assert len(commits) == 1  # nothing was changed by what held them up
+
+
 async def test_closing_waits_for_what_is_patient(path: Path, database: Database) -> None:
     """Nothing that was handed in is left out."""
     other = Database(path)
