@@ -37,6 +37,8 @@ _WHOLE = "finished IS NOT NULL AND deliveries <= (SELECT coalesce(sum(count), 0)
 _VISIBLE = (JobState.READY, JobState.CANCELLED)
 _DIGITS = tuple(digits.decode() for digits in INDEX_DIGITS)
 _NO_NOTE = Note()
+_ACCEPTED = bytes([State.ACCEPTED])
+_OTHERS = tuple(state for state in TERMINAL_STATES if state is not State.ACCEPTED)
 
 _BATCH = """
 SELECT b.id, b.count, j.id, j.created, t.app, t.provider, p.ids, r.states, r.notes, r.milliseconds{more}
@@ -235,9 +237,10 @@ def _job_status(db: apsw.Connection, job_id: str) -> JobStatus | None:
     parked = only(db, "SELECT coalesce(sum(count), 0) FROM batches WHERE job = ? AND state = 8", (number,))[0]
     sql = "SELECT r.states, b.state FROM batches b JOIN receipts r USING (sequence) WHERE b.job = ?"
     for states, batch_state in db.execute(sql, (number,)):
-        ended = 0
-        for terminal in TERMINAL_STATES:
-            counts[WORDS[terminal]] += (found := states.count(terminal))
+        others = states.translate(None, _ACCEPTED)  # to count each state in all of them took three times as long
+        counts[State.ACCEPTED.word] += (ended := len(states) - len(others))
+        for terminal in _OTHERS:
+            counts[terminal.word] += (found := others.count(terminal))
             ended += found
         parked -= ended if batch_state == BatchState.PARKED else 0
     counts[PENDING] = total - sum(counts.values())
