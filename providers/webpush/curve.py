@@ -6,10 +6,10 @@ arithmetic is asked directly, in the library that Python's own `ssl` has loaded:
 the calls that `EC_KEY_generate_key` and `ECDH_compute_key` make; what OpenSSL promises of their timing holds. Where
 that library cannot be reached, as in a Python that has it built in, `cryptography` does it all.
 
-What a multiplication gives is a fraction, whose denominator OpenSSL inverts when it is asked for coordinates: 4 us, twice
-a message. One inversion does for all points of a slice (Montgomery's trick): 60 us a message in slices of 24, 63 of 4,
-and 12 us more for one that is alone. OpenSSL's own calls do it, whose inversion takes constant time (Fermat's theorem).
-They are deprecated and not gone; where they are, `cryptography` does it all.
+What a multiplication gives is a fraction, whose denominator OpenSSL inverts when it is asked for coordinates: 4 us,
+twice a message. One inversion does for all points of a slice (Montgomery's trick): 60 us a message in slices of 24, 63
+of 4, and 12 us more for one that is alone. OpenSSL's own calls do it, whose inversion takes constant time (Fermat's
+theorem). They are deprecated and not gone; where they are, `cryptography` does it all.
 
 https://docs.openssl.org/3.0/man3/EC_POINT_add/
 """
