@@ -80,15 +80,19 @@ class Answers:
         if streams.simple:
             pop, accepted = streams.open.pop, streams.results.accepted
             before = len(accepted)
-            with contextlib.suppress(KeyError):
+            try:  # with `contextlib.suppress`, 0.4 us a run: refusals cut answers into short ones
                 for (stream_id,) in _STREAM_IDS(run.group()):
                     accepted.append(pop(stream_id))
+            except KeyError:
+                pass
             settled = len(accepted) - before
             if settled:
                 streams.progressed(settled)
-        for (stream_id,) in _STREAM_IDS(data[start + settled * _BARE_SIZE : run.end()]):
-            self.headers(frames.END_STREAM | frames.END_HEADERS, stream_id, b"\x88")
-        return run.end()
+        behind = run.end()
+        if start + settled * _BARE_SIZE < behind:
+            for (stream_id,) in _STREAM_IDS(data[start + settled * _BARE_SIZE : behind]):
+                self.headers(frames.END_STREAM | frames.END_HEADERS, stream_id, b"\x88")
+        return behind
 
     def settle_alike(self, shape: alike.Shape, data: bytes, start: int) -> int:
         """Answers of a shape.
