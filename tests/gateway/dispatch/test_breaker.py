@@ -19,6 +19,7 @@ BAD = Outcome(verdict=Verdict.UNREGISTERED, reason="bad", ambiguous=True)
 REFUSED = Outcome(verdict=Verdict.CREDENTIAL, reason="bad key", scope=Scope.CREDENTIAL)
 EXPIRED = Outcome(verdict=Verdict.CREDENTIAL, reason="old", scope=Scope.CREDENTIAL, remint=True)
 QUOTA = Outcome(verdict=Verdict.THROTTLED, reason="quota", scope=Scope.APP, retry_after=30.0)
+SHORT_QUOTA = Outcome(verdict=Verdict.THROTTLED, reason="quota", scope=Scope.APP, retry_after=0.25)
 SLOW_DOWN = Outcome(verdict=Verdict.THROTTLED, reason="slow down", scope=Scope.APP)
 DEVICE = Outcome(verdict=Verdict.THROTTLED, reason="this device", scope=Scope.TARGET, retry_after=30.0)
 
@@ -47,11 +48,15 @@ def proven() -> Breaker:
     return breaker
 
 
+def test_a_route_begins_without_trouble(breaker: Breaker) -> None:
+    assert (breaker.cause, breaker.reason, breaker.hold(0.0), breaker.allowance(0.0, 5)) == (None, "", None, None)
+
+
 def test_single_failures_are_the_deliveries_own(breaker: Breaker) -> None:
-    for _ in range(rules.FAILURES_TO_HOLD - 1):
-        breaker.answered(UNAVAILABLE, 0.0)
-    breaker.accepted(1, 0.0)
-    breaker.answered(UNAVAILABLE, 0.0)
+    for _ in range(2):
+        for _ in range(rules.FAILURES_TO_HOLD - 1):
+            assert not breaker.answered(UNAVAILABLE, 0.0)
+        breaker.accepted(1, 0.0)
     assert breaker.allowance(0.0, 5) is None
 
 
@@ -71,6 +76,8 @@ def test_failures_in_a_row_hold_the_route_until_a_probe_is_accepted(breaker: Bre
     probed(breaker, 1.0)
     breaker.accepted(1, 1.1)
     assert breaker.allowance(1.1, 0) is None
+    assert breaker.reason == ""
+    assert not breaker.answered(UNAVAILABLE, 1.1), "it is no probe's answer any more"
 
 
 def test_the_probe_waits_until_it_is_alone(breaker: Breaker) -> None:
@@ -110,6 +117,12 @@ def test_late_answers_do_not_prolong_a_hold(breaker: Breaker, late: Outcome) -> 
     for _ in range(100):
         assert not breaker.answered(late, 0.9)
     assert breaker.hold(0.9) == pytest.approx(0.1)
+
+
+def test_requests_that_come_back_unprocessed_do_not_prolong_a_hold(breaker: Breaker) -> None:
+    fail(breaker, 0.0)
+    assert not breaker.unsent(rules.UNSENT_TO_HOLD, 0.75)
+    assert breaker.hold(0.75) == 0.25
 
 
 def test_a_graver_cause_takes_over(breaker: Breaker) -> None:
@@ -168,19 +181,24 @@ def test_being_throttled_again_and_again_doubles_the_wait(breaker: Breaker) -> N
 
 def test_a_wait_that_is_asked_for_is_taken_at_its_word(breaker: Breaker) -> None:
     """Nothing is added to it, however short it is."""
-    quota = Outcome(verdict=Verdict.THROTTLED, reason="quota", scope=Scope.APP, retry_after=0.25)
-    breaker.answered(quota, 0.0)
+    breaker.answered(SHORT_QUOTA, 0.0)
     assert breaker.hold(0.0) == 0.25
 
 
 NOBODY = Outcome(verdict=Verdict.THROTTLED, reason="too many", scope=Scope.UNNAMED, retry_after=60.0)
 
 
-def test_being_throttled_without_a_name_is_the_targets_while_others_pass(breaker: Breaker) -> None:
+@pytest.mark.parametrize("other", [None, REJECTED])
+def test_being_throttled_without_a_name_is_the_targets_while_others_pass(
+    breaker: Breaker, other: Outcome | None
+) -> None:
     for _ in range(10):
         for _ in range(rules.THROTTLED_TO_HOLD - 1):
             assert not breaker.answered(NOBODY, 0.0)
-        breaker.accepted(1, 0.0)
+        if other is None:
+            breaker.accepted(1, 0.0)
+        else:
+            breaker.answered(other, 0.0)
     assert breaker.cause is None
 
 
@@ -225,12 +243,53 @@ class TestSharing:
         assert not breaker.join(other, 0.0)
         assert breaker.cause is None
 
+    def test_the_last_moments_of_a_hold_are_as_short_here(self, breaker: Breaker) -> None:
+        other = Breaker(0.5)
+        other.answered(QUOTA, 0.0)
+        assert breaker.join(other, 29.5)
+        assert breaker.hold(29.5) == 0.5
+
     def test_a_graver_hold_is_not_replaced(self, breaker: Breaker) -> None:
         other = Breaker(0.5)
         other.answered(QUOTA, 0.0)
         breaker.answered(REFUSED, 0.0)
         assert not breaker.join(other, 0.0)
         assert (breaker.cause, breaker.hold(0.0)) == (Cause.CREDENTIAL, rules.CREDENTIAL_HOLD)
+
+
+class TestForgiving:
+    """Another credential signs."""
+
+    def test_what_the_former_one_was_refused_for_is_over(self, breaker: Breaker) -> None:
+        """And a hold that begins then lasts as long as its own cause wants."""
+        breaker.answered(REFUSED, 0.0)
+        breaker.forgive()
+        assert (breaker.cause, breaker.reason, breaker.allowance(0.0, 5)) == (None, "", None)
+        breaker.answered(SHORT_QUOTA, 0.0)
+        assert breaker.hold(0.0) == SHORT_QUOTA.retry_after
+
+    def test_so_is_the_suspicion_of_its_targets(self) -> None:
+        """Dead ones are counted anew."""
+        breaker = proven()
+        for _ in range(rules.GUARD_ANSWERS + rules.GUARD_ANSWERS // 2):
+            breaker.answered(DEAD, 0.0)
+        breaker.forgive()
+        assert not breaker.suspicious
+        for _ in range(rules.GUARD_ANSWERS - 1):
+            assert not breaker.answered(DEAD, 0.0)
+        assert breaker.answered(DEAD, 0.0)
+
+    def test_it_has_to_prove_itself(self) -> None:
+        breaker = proven()
+        breaker.forgive()
+        assert not breaker.believes(BAD)
+
+    @pytest.mark.parametrize("outcome", [UNAVAILABLE, QUOTA])
+    def test_the_services_own_trouble_stays(self, breaker: Breaker, outcome: Outcome) -> None:
+        fail(breaker, 0.0, outcome)
+        before = breaker.cause, breaker.hold(0.5)
+        breaker.forgive()
+        assert (breaker.cause, breaker.hold(0.5)) == before
 
 
 class TestTrust:
@@ -329,6 +388,20 @@ def test_requests_without_answers_count_where_nobody_gets_any(breaker: Breaker) 
     assert breaker.cause is Cause.UNAVAILABLE
 
 
+def test_a_service_that_never_said_anything_is_silent(breaker: Breaker) -> None:
+    fail(breaker, 0.0, UNKNOWN)
+    assert breaker.cause is Cause.UNAVAILABLE
+
+
+def test_a_service_that_says_no_is_not_silent(breaker: Breaker) -> None:
+    """Whatever it answers, it is heard, and what came back unprocessed before was its connection's."""
+    breaker.unsent(rules.UNSENT_TO_HOLD - 1, 99.0)
+    breaker.answered(UNAVAILABLE, 100.0)
+    assert not breaker.unsent(rules.UNSENT_TO_HOLD - 1, 100.0)
+    fail(breaker, 100.0 + rules.SILENCE, UNKNOWN)
+    assert breaker.cause is None
+
+
 def test_a_goaway_with_a_connection_full_of_unprocessed_requests_is_nothing(breaker: Breaker) -> None:
     for _ in range(10):
         breaker.unsent(1000, 0.0)
@@ -337,9 +410,10 @@ def test_a_goaway_with_a_connection_full_of_unprocessed_requests_is_nothing(brea
 
 
 def test_refusing_everything_is_being_down(breaker: Breaker) -> None:
-    breaker.unsent(rules.UNSENT_TO_HOLD - 1, 0.0)
+    breaker.accepted(1, 0.0)
+    assert not breaker.unsent(rules.UNSENT_TO_HOLD - 1, 0.0)
     assert breaker.cause is None
-    breaker.unsent(1, 0.0)
+    assert breaker.unsent(1, 0.0)
     assert breaker.cause is Cause.UNAVAILABLE
 
 
@@ -373,6 +447,14 @@ class TestGuard:
                 breaker.answered(DEAD, 61.0 * minute)
         assert not breaker.suspicious
 
+    @pytest.mark.parametrize(("later", "suspicious"), [(rules.GUARD_WINDOW, True), (rules.GUARD_WINDOW + 0.1, False)])
+    def test_what_is_within_a_minute_counts_together(self, later: float, suspicious: bool) -> None:
+        breaker = proven()
+        for now in (0.0, later):
+            for _ in range(rules.GUARD_ANSWERS // 2):
+                breaker.answered(DEAD, now)
+        assert breaker.suspicious is suspicious
+
     def test_it_stops_the_route(self, suspicious: Breaker) -> None:
         assert suspicious.hold(0.0) == rules.MISCONFIGURED_HOLD
         assert suspicious.reason == "251 of 500 targets are dead"
@@ -381,6 +463,16 @@ class TestGuard:
         for _ in range(3 * rules.GUARD_ANSWERS):
             suspicious.answered(DEAD, 10.0)
         assert suspicious.hold(10.0) == rules.MISCONFIGURED_HOLD - 10
+
+    def test_the_latest_answers_neither_prolong_nor_renew_it(self, suspicious: Breaker) -> None:
+        """What the probe says counts, however many dead ones were told just before."""
+        now = rules.MISCONFIGURED_HOLD - 0.5
+        for _ in range(rules.GUARD_ANSWERS):
+            assert not suspicious.answered(DEAD, now)
+        assert suspicious.hold(now) == 0.5
+        probed(suspicious, now + 0.5)
+        suspicious.accepted(1, now + 0.5)
+        assert suspicious.cause is None
 
     def test_it_takes_over_from_any_other_hold(self, breaker: Breaker) -> None:
         """Else the answers that are still to come would invalidate targets while the route waits for another reason."""
