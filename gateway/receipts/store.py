@@ -275,8 +275,7 @@ def _feed(
         left = limit - len(receipts)
         receipts += batch.receipts(positions[skipped : skipped + left])
         read = min(len(positions), skipped + left)
-        if left > 0:
-            cursor = at << OFFSET_BITS | read
+        cursor = at << OFFSET_BITS | read
         if read < len(positions):
             return receipts, cursor, True
     return receipts, cursor, False

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.model import INDEX_DIGITS, Job, Note, State, delivery_prefix
+from gateway.model import INDEX_DIGITS, Job, Note, Route, State, delivery_prefix
 from gateway.queue.base import DeadTarget, Idempotency, Lease, Replay
 from gateway.queue.sqlite import SqliteQueue
-from gateway.receipts.states import InvalidToken, JobStatus, Receipt
+from gateway.receipts import store as rules
+from gateway.receipts.states import InvalidToken, JobStatus, Page, Receipt
 from gateway.receipts.store import ReceiptStore
 from tests.gateway.queue.samples import FCM, NOW, batch, job, room, stored
 
@@ -38,9 +39,9 @@ def answer(lease: Lease, *states: State) -> None:
     lease.progress.states[: len(states)] = bytes(states)
 
 
-async def finished(queue: SqliteQueue, *sizes: int, at: float = NOW) -> Job:
+async def finished(queue: SqliteQueue, *sizes: int, at: float = NOW, app: str = "shop") -> Job:
     """A job of batches that are all accepted."""
-    new = await stored(queue, *(batch(size) for size in sizes))
+    new = await stored(queue, *(batch(size, Route(app, "apns")) for size in sizes), app=app)
     for _ in sizes:
         lease = await leased(queue)
         answer(lease, *[State.ACCEPTED] * lease.count)
@@ -81,11 +82,12 @@ async def test_each_receipt_once(queue: SqliteQueue, store: ReceiptStore) -> Non
 
     async def follow() -> None:
         nonlocal cursor, done
-        while True:
+        for _ in range(10):
             receipts, cursor, done = await page_of(store, new, cursor, 2)
             seen.extend(receipt.id for receipt in receipts)
             if not receipts:
                 return
+        pytest.fail("there is no end of it")
 
     await follow()
     answer(first, State.PENDING, State.ACCEPTED, State.SENT, State.REJECTED, State.EXPIRED)
@@ -130,6 +132,84 @@ async def test_the_feed_of_all_jobs(queue: SqliteQueue, store: ReceiptStore) -> 
     last = await store.feed(page.cursor, 10)
     assert last.receipts == []
     assert not last.finished, "it never is"
+
+
+async def walk(store: ReceiptStore, after: int, limit: int) -> list[tuple[int, Page]]:
+    """Pages of the app `shop` up to one that is the last so far, and where each begins."""
+    pages: list[tuple[int, Page]] = []
+    while not pages or not pages[-1][1].finished:
+        start = pages[-1][1].cursor if pages else after
+        pages.append((start, await store.feed_of_app("shop", start, limit)))
+        assert len(pages) < 20
+    return pages
+
+
+async def test_the_feed_of_an_app(queue: SqliteQueue, store: ReceiptStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own receipts, each once. One look goes through so many changes at most, and the next one goes on there."""
+    monkeypatch.setattr(rules, "CHANGES_AT_ONCE", 2)
+    assert [page.receipts for _, page in await walk(store, 0, 2)] == [[]]
+    await finished(queue, 3, 1)
+    await finished(queue, 1, 1, 1, 1, app="bank")
+    await finished(queue, 2)
+    pages = await walk(store, 0, 2)
+    assert [len(page.receipts) for _, page in pages] == [2, 2, 0, 0, 2]
+    seen = [receipt for _, page in pages for receipt in page.receipts]
+    assert {receipt.app for receipt in seen} == {"shop"}
+    assert len({receipt.id for receipt in seen}) == 6
+    ((end, last),) = await walk(store, pages[-1][1].cursor, 2)
+    assert last == ([], end, True)
+    new = await finished(queue, 1)
+    ((_, page),) = await walk(store, end, 2)
+    assert [receipt.job for receipt in page.receipts] == [new.id]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+async def test_what_was_told_can_be_read_again(queue: SqliteQueue, store: ReceiptStore, limit: int) -> None:
+    """Whoever kept the places in the feed gets what was between them, and nothing that came later."""
+    await finished(queue, 3, 2)
+    pages = await walk(store, 0, limit)
+    await finished(queue, 2)
+    for start, page in pages:
+        assert await store.receipts_between("shop", start, page.cursor, limit) == page.receipts
+    whole = [receipt for _, page in pages for receipt in page.receipts]
+    assert await store.receipts_between("shop", 0, pages[-1][1].cursor, 100) == whole
+    assert await store.receipts_between("bank", 0, pages[-1][1].cursor, 100) == []
+
+
+async def test_whose_a_job_is(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """Of jobs that do not exist, are not sealed, or were abandoned, nothing is said."""
+    ours, theirs, unsealed = await stored(queue, batch()), await finished(queue, 1, app="bank"), job()
+    await queue.begin(unsealed, None)
+    jobs = (ours.id, theirs.id, unsealed.id, "job_unknown")
+    assert [await store.app_of(job_id) for job_id in jobs] == ["shop", "bank", None, None]
+
+
+async def test_a_job_is_not_finished_before_its_work_is_gone(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """Every delivery has its receipt, but one batch is in somebody's hands: that is when nothing more is to come."""
+    new = await stored(queue, batch(2))
+    lease = await leased(queue)
+    answer(lease, State.ACCEPTED, State.REJECTED)
+    await queue.checkpoint(lease, [], NOW)
+    status = await store.job(new.id)
+    assert status is not None
+    assert (status.counts["pending"], status.finished, status.finished_at) == (0, False, None)
+    receipts, _, done = await page_of(store, new)
+    assert (len(receipts), done) == (2, False)
+
+
+async def test_a_job_is_not_finished_while_others_have_the_rest(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """Of a job that came here in part, this store does not know the rest."""
+    new = job()
+    await queue.admit(new, [batch(3)], total=10, offered=False)
+    lease = await leased(queue)
+    answer(lease, *[State.ACCEPTED] * 3)
+    await queue.complete(lease, [], NOW + 1)
+    status = await store.job(new.id)
+    assert status is not None
+    assert (status.total, status.counts["accepted"], status.counts["pending"]) == (10, 3, 7)
+    assert (status.finished, status.finished_at, status.first_finished_at) == (False, None, NOW + 1)
+    receipts, _, done = await page_of(store, new)
+    assert (len(receipts), done) == (3, False)
 
 
 async def test_status(queue: SqliteQueue, store: ReceiptStore) -> None:
@@ -261,6 +341,18 @@ async def test_invalid_tokens(queue: SqliteQueue, store: ReceiptStore) -> None:
     assert await store.invalid_tokens("bank", 0, 10) == ([], 0)
 
 
+async def test_invalid_tokens_can_be_read_again(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """As receipts, by the places in their feed: behind the one, and up to the other."""
+    await stored(queue, batch(4))
+    lease = await leased(queue)
+    await queue.checkpoint(lease, [DeadTarget(b"%d" % number, NOW, "gone") for number in range(4)], NOW)
+    first = await store.invalid_tokens("shop", 0, 1)
+    second = await store.invalid_tokens("shop", first.cursor, 2)
+    assert await store.tokens_between("shop", first.cursor, second.cursor) == second.tokens
+    assert [token.key for token in second.tokens] == ["1", "2"]
+    assert await store.tokens_between("bank", 0, second.cursor) == []
+
+
 async def test_retention(queue: SqliteQueue, store: ReceiptStore) -> None:
     """Jobs are forgotten some time after they finished, with all that is stored of them; others stay."""
     old = await finished(queue, *[1] * 70, at=NOW)
@@ -285,13 +377,18 @@ async def test_retention_keeps_answers(queue: SqliteQueue, store: ReceiptStore) 
     assert await queue.begin(job(), Idempotency("key", b"f")) == Replay(new.id, b"f", b"answer")
 
 
-async def test_retention_gives_room_back(queue: SqliteQueue, store: ReceiptStore) -> None:
-    """The file shrinks when much of it is free."""
-    await finished(queue, *[1000] * 500)
+async def test_retention_gives_room_back(
+    queue: SqliteQueue, store: ReceiptStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file shrinks, bite by bite, when much of it is free: what stays is a share of it, to be used again."""
+    bite = 8
+    monkeypatch.setattr(rules, "PAGES_AT_ONCE", bite)
+    await finished(queue, *[1000] * 50)
     before = await queue.database.read(lambda db: db.pragma("page_count"))
     await store.vacuum(NOW + 101, 100)
-    after = await queue.database.read(lambda db: db.pragma("page_count"))
+    after, free = await queue.database.read(lambda db: (db.pragma("page_count"), db.pragma("freelist_count")))
     assert after < before / 2
+    assert after / rules.FREE_SHARE < free < after / rules.FREE_SHARE + bite
     assert await queue.database.read(lambda db: db.pragma("integrity_check")) == "ok"
 
 
