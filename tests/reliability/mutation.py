@@ -63,13 +63,14 @@ class Subject(NamedTuple):
     functions: Sequence[str] = ()
 
 
-QUEUE = ("test_parking.py", "test_recovery.py", "test_sharing.py", "test_sqlite_contract.py", "test_dead.py")
+QUEUE = ("test_leases.py", "test_sqlite_contract.py", "test_looking.py", "test_parking.py", "test_recovery.py")
 SENDING = ("test_sender.py", "test_quarantine.py")
-JUDGING = ("_judge", "_heed", "_carry_out", "_unregistered")
+JUDGING = ("_heed",)
 SUBJECTS = {
     "gateway/dispatch/retry.py": Subject(["tests/gateway/dispatch/test_retry.py"]),
     "gateway/dispatch/budget.py": Subject(["tests/gateway/dispatch/test_budget.py"]),
     "gateway/dispatch/breaker.py": Subject(["tests/gateway/dispatch/test_breaker.py"]),
+    "gateway/dispatch/refusals.py": Subject([f"tests/gateway/dispatch/{name}" for name in SENDING]),
     "gateway/dispatch/sender.py": Subject([f"tests/gateway/dispatch/{name}" for name in SENDING], JUDGING),
     "gateway/egress/addresses.py": Subject(["tests/gateway/egress/test_addresses.py"]),
     "gateway/egress/guard.py": Subject(["tests/gateway/egress/test_guard.py"]),

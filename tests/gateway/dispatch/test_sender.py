@@ -6,7 +6,7 @@ import asyncio
 import gc
 import itertools
 import random
-from collections import deque
+from collections import Counter, deque
 
 import pytest
 
@@ -434,6 +434,27 @@ class TestAnswers:
         assert words(batch) == ["accepted"]
         assert (batch.notes[0].attempts, batch.notes[0].unanswered) == (2, 1)
 
+    @pytest.mark.parametrize(("lost", "slices"), [(True, range(10, 16)), (False, range(1, 8))])
+    async def test_what_may_have_cut_its_connection_goes_apart_from_its_neighbours(
+        self, lost: bool, slices: range
+    ) -> None:
+        """Other retries wait a little for each other, as a slice costs whatever is in it."""
+        bench = Bench(retry_share=1.0)
+        bench.add(15, of=lease(15, job(resend=True)))
+        if lost:
+            bench.lose(bench.taken())
+        else:
+            bench.answer(bench.taken(), UNAVAILABLE)
+        assert bench.take() is None
+        sent = []
+        for _ in range(150):
+            await pass_time(bench, 0.01)
+            if (requests := bench.take()) is not None:
+                sent.append(len(requests.tags))
+                bench.accept(requests)
+        assert sum(sent) == 15
+        assert len(sent) in slices
+
     async def test_the_last_try_is_the_last(self) -> None:
         bench = Bench(limits=Limits(max_attempts=2))
         batch = bench.add(1)
@@ -441,6 +462,51 @@ class TestAnswers:
         await pass_time(bench, 2.0)
         bench.answer(bench.taken(), UNAVAILABLE)
         assert words(batch) == ["dead_lettered"]
+
+
+class Counted:
+    """A lane's metrics."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[tuple[Verdict, str]] = Counter()
+        self.again = 0
+
+    def outcome(self, verdict: Verdict, reason: str = "", count: int = 1) -> None:
+        self.outcomes[verdict, reason] += count
+
+    def retried(self, count: int) -> None:
+        self.again += count
+
+
+class TestCounting:
+    @pytest.fixture
+    def lanes(self, bench: Bench) -> dict[Lane, Counted]:
+        lanes = {lane: Counted() for lane in Lane}
+        bench.sender.lane_metrics = lanes  # type: ignore[assignment]
+        return lanes
+
+    async def test_each_answer_is_counted_in_its_lane(self, bench: Bench, lanes: dict[Lane, Counted]) -> None:
+        """And with its credential's, for whom it does not matter what was refused."""
+        code = bench.add(1, of=lease(1, job(lane=Lane.TRANSACTIONAL)))
+        requests = bench.taken()
+        campaign = bench.add(6)
+        requests.tags.extend(bench.taken().tags)
+        bench.answer(requests._replace(tags=requests.tags[:3]), THROTTLED)
+        bench.answer(requests._replace(tags=requests.tags[3:4]), REJECTED)
+        bench.lose(requests._replace(tags=requests.tags[4:5]))
+        bench.refuse(requests._replace(tags=requests.tags[5:6]))
+        bench.accept(requests._replace(tags=requests.tags[6:]))
+        assert [tag[0] for tag in requests.tags] == [code, *[campaign] * 6]
+        assert lanes[Lane.TRANSACTIONAL].outcomes == {(Verdict.THROTTLED, "slow"): 1}
+        assert lanes[Lane.PROMOTIONAL].outcomes == {
+            (Verdict.THROTTLED, "slow"): 2,
+            (Verdict.REJECTED, "no"): 1,
+            (Verdict.UNKNOWN, "connection lost"): 1,
+            (Verdict.UNSENT, ""): 1,
+            (Verdict.ACCEPTED, ""): 1,
+        }
+        assert (lanes[Lane.TRANSACTIONAL].again, lanes[Lane.PROMOTIONAL].again) == (1, 2)
+        assert (bench.sender.tally.accepted, bench.sender.tally.failed) == (1, 5)
 
 
 class TestDeadTargets:
