@@ -65,7 +65,7 @@ class Subject(NamedTuple):
 
 QUEUE = ("test_leases.py", "test_sqlite_contract.py", "test_looking.py", "test_parking.py", "test_recovery.py")
 SENDING = ("test_sender.py", "test_quarantine.py")
-JUDGING = ("_heed",)
+JUDGING = ("_heed", "_yield", "_suspect", "_settle_unsent", "_settle_unknown", "_settle_answered", "_rows", "_meaning")
 SUBJECTS = {
     "gateway/dispatch/retry.py": Subject(["tests/gateway/dispatch/test_retry.py"]),
     "gateway/dispatch/budget.py": Subject(["tests/gateway/dispatch/test_budget.py"]),

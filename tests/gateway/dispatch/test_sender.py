@@ -685,6 +685,14 @@ class TestYielding:
         assert sent[1:] == sorted(sent[1:])
         assert all(LEAST_STEP - 5 <= later - sooner <= LEAST_STEP + 5 for sooner, later in itertools.pairwise(sent[1:]))
 
+    async def test_what_comes_back_unprocessed_slows_down_when_it_holds(self, bench: Bench) -> None:
+        bench.add(1000)
+        for _ in range(breaker_rules.UNSENT_TO_HOLD // 250):
+            assert (bench.sender.breaker.cause, bench.sender.governor.rate) == (None, None)
+            bench.refuse(bench.taken(250))
+        assert bench.sender.breaker.cause is Cause.UNAVAILABLE
+        assert bench.sender.governor.rate is not None
+
     async def test_throttled_targets_slow_nobody_down(self, bench: Bench) -> None:
         bench.add(100)
         bench.answer(bench.taken(), REFUSED_ALONE)
@@ -865,6 +873,13 @@ class TestHolds:
         bench.accept(probe)
         assert bench.take() is not None
 
+    async def test_a_service_that_answers_nobody_is_held_too(self, bench: Bench) -> None:
+        bench.add(100)
+        bench.lose(bench.taken(breaker_rules.FAILURES_TO_HOLD))
+        assert (bench.sender.breaker.cause, bench.sender.breaker.reason) == (Cause.UNAVAILABLE, "connection lost")
+        assert bench.take() is None
+        assert bench.sender.tally.refused == 0, "the credential has nothing to do with it"
+
     async def test_the_probe_waits_for_what_was_sent_before_the_hold(self, bench: Bench) -> None:
         bench.add(100)
         before = bench.taken(10)
@@ -906,6 +921,7 @@ class TestHolds:
         bench.accept(probe)
         assert len(bench.taken().tags) == 59
         assert all(note.attempts == 1 for note in batch.notes.values()), "nothing is wrong with the deliveries"
+        assert bench.sender.tally.refused == 0, "nor with the key"
 
     async def test_a_refused_credential_keeps_its_jobs(self, bench: Bench) -> None:
         batch = bench.add(4)
@@ -913,6 +929,7 @@ class TestHolds:
         bench.answer(bench.taken(2), refused)
         assert words(batch) == ["pending"] * 4
         assert bench.sender.breaker.cause is Cause.CREDENTIAL
+        assert (bench.sender.tally.refused, bench.sender.tally.reason) == (1, "bad key")
         await asyncio.sleep(breaker_rules.CREDENTIAL_HOLD)
         bench.answer(bench.taken(), refused)
         assert bench.take() is None
