@@ -91,9 +91,12 @@ class Shape:
 
     def _alike(self, columns: Sequence[Sequence[object]], count: int) -> int:
         """How many rows are of this shape before the first one that is not."""
+        rows = count
         for column, constant in self._constants:
-            if columns[column].count(constant) < count:
-                count = next(row for row in range(count) if columns[column][row] != constant)
+            # Behind the first row that is not of this shape may be others that look as if they were.
+            values = columns[column] if count == rows else columns[column][:count]
+            if values.count(constant) < count:
+                count = next(row for row in range(count) if values[row] != constant)
         if self._has_body and columns[1] != columns[6]:
             count = next((row for row in range(count) if columns[1][row] != columns[6][row]), count)
         return count

@@ -70,6 +70,18 @@ class TestRuns:
         assert [answer.tag for answer in results.answered] == list(range(14))
         assert sum(isinstance(answer, Run) for answer in results.answers) == 3
 
+    def test_a_refusal_between_them_is_none_of_them(self) -> None:
+        """Its header block is as long as theirs, and the answers behind it lie where they would without it."""
+        protocol = busy(20)
+        protocol.receive_data(pairs(1, [b"ok"] * 4))
+        stride = len(pairs(1, [b"ok"]))
+        refusal = pairs(19, [b"x" * (stride + 2)], block=JSON.replace(wire.OK, wire.NOT_FOUND))
+        protocol.receive_data(pairs(9, [b"ok"] * 5) + refusal + pairs(21, [b"ok"] * 10))
+        answers = protocol.take_results().answered
+        assert [(answer.tag, answer.status) for answer in answers] == [
+            (tag, 404 if tag == 9 else 200) for tag in range(20)
+        ]
+
     def test_a_stream_that_is_closed_ends_a_run_and_nothing_is_told_of_it(self) -> None:
         protocol = busy(8)
         protocol.receive_data(pairs(1, [b"aa"] * 3))

@@ -69,11 +69,11 @@ RUNS = st.lists(st.one_of(*[ANY_STREAM] * 9, STRAY), min_size=1, max_size=8).map
     lambda streams: [wire.bare(stream_id) for stream_id in streams]
 )
 JSON = b"\x88\x00\x01t\x04json"
+REFUSED = b"\x8d\x00\x01t\x04json"
+SAID = [(JSON, b"{}"), (JSON, b"[]"), (JSON, b"{ }"), (REFUSED, b"{}"), (REFUSED, b"as long as one of the others..")]
 PAIRS = st.lists(
-    st.tuples(st.one_of(*[ANY_STREAM] * 9, STRAY), st.sampled_from([b"{}", b"[]", b"{ }"])), min_size=1, max_size=8
-).map(
-    lambda answers: [frame for stream, body in answers for frame in (wire.begun(stream, JSON), wire.body(stream, body))]
-)
+    st.tuples(st.one_of(*[ANY_STREAM] * 9, STRAY), st.sampled_from([*SAID[:2] * 3, *SAID])), min_size=1, max_size=12
+).map(lambda answers: [f for s, (block, body) in answers for f in (wire.begun(s, block), wire.body(s, body))])
 LOCATED = st.lists(
     st.tuples(st.one_of(*[ANY_STREAM] * 9, STRAY), st.sampled_from([b"/1", b"/2", b"/10"])), min_size=1, max_size=8
 ).map(lambda answers: [wire.bare(s, b"\x08\x03201\x0f\x1f" + bytes((len(at),)) + at) for s, at in answers])
