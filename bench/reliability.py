@@ -78,7 +78,7 @@ def _modules(rows: set[str]) -> list[str]:
 def _test(modules: Sequence[str], console: Console) -> bool:
     if not modules:
         return True
-    command = ["-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "--long", "--evidence", str(RESULTS), *modules]
+    command = ["-m", "pytest", "-q", "-n", "3", "--dist", "worksteal", "--long", "--evidence", str(RESULTS), *modules]
     console.print(f"[bold]attacks[/bold]: python {' '.join(command)}", highlight=False)
     return subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode == 0
 

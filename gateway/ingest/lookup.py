@@ -84,12 +84,7 @@ class Lookup:
         ]
 
     async def _job(self, request: web.Request) -> web.Response:
-        """Whose it is and how far it has come, in one look: clients ask again and again."""
-        job_id, caller = request.match_info["id"], principal(request)
-        status = await self._receipts.job(job_id) if _JOB_ID.fullmatch(job_id) else None
-        if status is None or not caller.sees(status.app):
-            raise Refused(404, _NO_JOB)
-        return json_response(job_report(status, caller.shown(status.app), time.time()))
+        return json_response(await self._report(await self._own_job(request), principal(request)))
 
     async def _cancel(self, request: web.Request) -> web.Response:
         job_id, caller = await self._own_job(request), principal(request)
