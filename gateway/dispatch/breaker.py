@@ -66,6 +66,7 @@ class Breaker:
         self._unsent = 0
         self._throttled = 0
         self._proven = False
+        self._accepted_at = float("-inf")
         self._holds = 0
         self._heard_at = float("-inf")
         self._window_start = float("-inf")
@@ -101,6 +102,7 @@ class Breaker:
 
     def accepted(self, count: int, now: float) -> None:
         self._proven = True
+        self._accepted_at = now
         self._throttled = 0
         self._judged(count, 0, now)
 
@@ -111,7 +113,7 @@ class Breaker:
             silent = now - self._heard_at > SILENCE
             return (silent or self._probing) and self._failed(outcome.reason, asked, now, count)
         self._heard(now)
-        self._throttled = self._throttled + count if verdict is Verdict.THROTTLED else 0
+        self._throttled = self._in_a_row(self._throttled, count, now) if verdict is Verdict.THROTTLED else 0
         if verdict in (Verdict.UNAVAILABLE, Verdict.UNSENT):
             return self._failed(outcome.reason, asked, now, count)
         if verdict is Verdict.CREDENTIAL and outcome.scope is not Scope.TARGET:
@@ -177,10 +179,14 @@ class Breaker:
         return False
 
     def _failed(self, reason: str, asked: float, now: float, count: int) -> bool:
-        self._failures += count
+        self._failures = self._in_a_row(self._failures, count, now)
         if self._failures < FAILURES_TO_HOLD and not self._probing:
             return False
         return self._hold(Cause.UNAVAILABLE, reason, self._backoff(), asked, now)
+
+    def _in_a_row(self, so_far: int, count: int, now: float) -> int:
+        """So many of a kind, and `count` more. Among acceptances of the same read nobody knows which came between."""
+        return 1 if now == self._accepted_at else so_far + count
 
     def _suspect(self, reason: str, now: float) -> bool:
         self._window_start = float("-inf")

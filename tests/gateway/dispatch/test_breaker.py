@@ -69,6 +69,16 @@ def test_an_answer_about_a_delivery_shows_that_the_service_works(between: Outcom
     assert breaker.cause is None
 
 
+@pytest.mark.parametrize("outcome", [UNAVAILABLE, Outcome(Verdict.THROTTLED, "slow down", scope=Scope.UNNAMED)])
+def test_those_of_a_read_with_acceptances_are_not_taken_for_a_row(breaker: Breaker, outcome: Outcome) -> None:
+    """Bare acceptances are told first, wherever they were among the others."""
+    for moment in range(5):
+        breaker.accepted(200, float(moment))
+        assert not breaker.answered(outcome, float(moment), rules.FAILURES_TO_HOLD + rules.THROTTLED_TO_HOLD)
+    assert breaker.cause is None
+    assert breaker.answered(outcome, 6.0, rules.FAILURES_TO_HOLD + rules.THROTTLED_TO_HOLD), "alone they are one"
+
+
 def test_failures_in_a_row_hold_the_route_until_a_probe_is_accepted(breaker: Breaker) -> None:
     fail(breaker, 0.0)
     assert breaker.cause is Cause.UNAVAILABLE
