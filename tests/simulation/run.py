@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -55,8 +57,20 @@ def play(seed: int, settings: Settings, narrate: Callable[[str], None] | None = 
         with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
             return _play(World(seed, Path(folder), settings, narrate))
     finally:
+        _collect()
         gc.unfreeze()
         gc.enable()
+
+
+def _collect() -> None:
+    """What is left of a world. That coroutines of killed processes never went on is no news, and is told to nobody."""
+    former, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    finally:
+        sys.unraisablehook = former
 
 
 def _play(world: World) -> Played:
