@@ -76,6 +76,7 @@ class World:
         self.callers = Callers(
             self.random("callers"), settings.apps["shop"].__dict__, self.journal, poison=not self.faults.calm
         )
+        self._buried = False
         self._lives = 0
         self._over = False
 
@@ -169,9 +170,13 @@ class World:
         """One that cannot open its queue is started again; nothing else may end a worker."""
         self.log("ended", worker.process.name, type(error).__name__)
         if isinstance(error, QueueError):
-            self.servers.call_later(1.0, self.start_worker)
+            self.servers.call_later(1.0, self._start_again)
         elif error is not None:
             self.problems.append("".join(traceback.format_exception(error)))
+
+    def _start_again(self) -> None:
+        if not self._buried:
+            self.start_worker()
 
     def retire(self, worker: Worker) -> None:
         self.workers.remove(worker)
@@ -244,6 +249,7 @@ class World:
 
     def bury(self) -> None:
         """Look for what was left behind, and let Python forget the rest."""
+        self._buried = True
         everybody = [*self.workers, *self.former]
         stopped = {worker.process for worker in everybody if worker.stopped}
         self.problems += [f"{worker.process.name} left {it}" for worker in everybody for it in worker.left_behind()]
