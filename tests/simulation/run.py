@@ -6,8 +6,8 @@ import gc
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,18 +57,20 @@ def play(seed: int, settings: Settings, narrate: Callable[[str], None] | None = 
         with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
             return _play(World(seed, Path(folder), settings, narrate))
     finally:
-        _collect()
+        with _unheard():
+            gc.collect()
         gc.unfreeze()
         gc.enable()
 
 
-def _collect() -> None:
-    """What is left of a world. That coroutines of killed processes never went on is no news, and is told to nobody."""
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Coroutines of killed processes are thrown away where they are. That they never went on is no news."""
     former, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            gc.collect()
+            yield
     finally:
         sys.unraisablehook = former
 
@@ -86,8 +88,9 @@ def _play(world: World) -> Played:
                 for receipt in told.receipts:
                     states[receipt.state] = states.get(receipt.state, 0) + 1
             world.stop()
-        world.bury()
-        gc.collect()
+        with _unheard():
+            world.bury()
+            gc.collect()
     world.problems += [f"logged: {line}" for line in logs if line["event"] in UNEXPECTED]
     return Played(
         world.seed,
