@@ -11,12 +11,11 @@ from http import HTTPStatus
 import structlog
 from aiohttp import web
 
-from gateway.ingest.problem import Refused
+from gateway.ingest.problem import Refused, failed
 
 _LOG = structlog.get_logger()
 
 _MALFORMED = "This is no HTTP/1.1 request (RFC 9112), or one with a line or field that is too long."
-_FAILED = "The gateway failed at this request. Its log says more."
 
 
 class _Connection(web.RequestHandler):
@@ -34,12 +33,13 @@ class _Connection(web.RequestHandler):
         """
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             _LOG.debug("http.malformed", problem=type(exc).__name__)
+            refused = Refused(status, _MALFORMED, close=True)
         else:
             _LOG.error("http.failed", method=request.method, exc_info=exc)
+            refused = failed(close=True)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun")
-        failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        return Refused(status, _FAILED if failed else _MALFORMED, close=True).response()
+        return refused.response()
 
 
 class _Server(web.Server):

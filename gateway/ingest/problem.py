@@ -75,6 +75,12 @@ class Refused(Exception):
         return response
 
 
+def failed(*, close: bool = False) -> Refused:
+    """500: a defect of ours, which the log tells of."""
+    detail = "The gateway failed at this request, which may or may not have been done. Its log says more."
+    return Refused(HTTPStatus.INTERNAL_SERVER_ERROR, detail, close=close)
+
+
 def invalid(errors: Sequence[Problem], detail: str = "The job cannot be taken as it is.") -> Refused:
     """422: understood, and wrong."""
     return Refused(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)

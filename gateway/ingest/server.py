@@ -28,7 +28,7 @@ from gateway.ingest.malformed import Runner
 from gateway.ingest.media import JSON, NDJSON, content_type
 from gateway.ingest.overload import Overload, unstored
 from gateway.ingest.parking import Mask, Parking
-from gateway.ingest.problem import Refused
+from gateway.ingest.problem import Refused, failed
 from gateway.ingest.records import Exits, JobRecords
 from gateway.ingest.webhooks import WebhookDesk, WebhookRoutes
 from gateway.queue.base import Queue, QueueError
@@ -38,7 +38,6 @@ _LOG = structlog.get_logger()
 
 
 _KEY = re.compile(r"[!-~]{1,255}")
-_FAILED = "The gateway failed at this request, which may or may not have been done. Its log says more."
 _SHUTDOWN_GRACE = 1.0
 """Seconds for the last answers; uploads had theirs before, see `Door.empty`."""
 
@@ -193,7 +192,7 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         return Refused(error.status, error.text or error.reason).response()
     except Exception:
         _LOG.exception("http.failed", method=request.method)
-        return Refused(500, _FAILED).response()
+        return failed().response()
 
 
 def _denied(denied: Denied) -> Refused:
