@@ -11,7 +11,7 @@ from typing import cast
 import msgspec
 
 from gateway.model import INDEX_DIGITS, Job, Note, State, delivery_prefix
-from gateway.policy.screening import given_up
+from gateway.policy.screening import given_up, overdue
 from gateway.queue.base import BATCH_LOAD, DeadTarget, Lease, load
 from providers.base import Plan, Rows
 
@@ -119,14 +119,12 @@ class Flight:
 
     def asleep(self, now: float, wall: float) -> bool:
         """Whether a look at it would find nothing new: it waits, for a later retry, and was counted so."""
-        waiting, expires_at = self._waiting, self.job.expires_at
         return (
             self._tail
-            and len(waiting) == self.left > 0
-            and waiting[0][0] > now
-            and self.load == BATCH_LOAD + self.left
-            and (expires_at is None or expires_at > wall)
-            and not self.cancelled
+            and self.idle
+            and self._waiting[0][0] > now
+            and self.load == self.burden
+            and overdue(self.job, self.cancelled, wall) is None
         )
 
     def shrink(self) -> None:
