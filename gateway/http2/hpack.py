@@ -276,12 +276,7 @@ def succeeds(block: bytes) -> bool:
                 if not _regular_index(first & 0x7F):
                     return False
                 continue
-            if first & 0xE0 == 0x20 or first & 0x7F == 0x7F:
-                return False
-            indexed = first & 0x3F if first & 0x40 else first & 0x0F
-            if indexed == 0x0F and not first & 0x40:
-                indexed += block[at]
-                at += 1
+            indexed, at = _name_index(block, first, at)
             if indexed:
                 regular = _regular_index(indexed)
             else:
@@ -290,7 +285,7 @@ def succeeds(block: bytes) -> bool:
             if not regular:
                 return False
             at = _skip_string(block, at)
-    except IndexError:
+    except (IndexError, ValueError):
         return False
     return at == end
 
@@ -352,12 +347,7 @@ def plain_fields(block: bytes) -> Plain | None:
                 fields.append(_STATIC_FIELDS[first & 0x7F])
                 ends.append(0)
                 continue
-            if first & 0xE0 == 0x20 or first & 0x7F == 0x7F:
-                return None
-            indexed = first & 0x3F if first & 0x40 else first & 0x0F
-            if indexed == 0x0F and not first & 0x40:
-                indexed += block[at]
-                at += 1
+            indexed, at = _name_index(block, first, at)
             if indexed:
                 name = _STATIC_FIELDS[indexed][0]
             else:
@@ -368,6 +358,22 @@ def plain_fields(block: bytes) -> Plain | None:
     except (IndexError, KeyError, ValueError):
         return None
     return Plain(tuple(fields), ends) if len(fields) <= _PLAIN_FIELDS else None
+
+
+def _name_index(block: bytes, first: int, at: int) -> tuple[int, int]:
+    """Of a literal field that begins with the byte `first`: its name in the static table, or 0 where the name follows,
+    and the position behind (RFC 7541 section 6.2).
+
+    Raises:
+        ValueError: it changes the table's size, or its index is beyond the static table.
+        IndexError: the block ends in it.
+    """
+    if first & 0xE0 == 0x20 or first & 0x7F == 0x7F:
+        raise ValueError("not plain")
+    indexed = first & 0x3F if first & 0x40 else first & 0x0F
+    if indexed == 0x0F and not first & 0x40:
+        return indexed + block[at], at + 1
+    return indexed, at
 
 
 def _plain_string(block: bytes, at: int) -> tuple[bytes, int]:
