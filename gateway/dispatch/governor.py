@@ -24,16 +24,22 @@ CUT = (0.4, 0.6)
 
 LEAST_SHARE = 0.05
 LEAST_RATE = 10.0
-"""The floor of all cuts: this share of what was sent before the first one, and never less than this many a second."""
+"""The floor of all cuts: this share of the most that was sent in the minute before the first one, and never less than
+this many a second."""
 
 RAMP = 60.0
-"""Seconds from nothing back to what was sent before the first cut (FCM asks for at least a minute)."""
+"""Seconds from nothing back to the most that was sent in the minute before the first cut (FCM asks for at least a
+minute)."""
 
 LEAST_STEP = 10.0
 """A second, each second: a quiet route must not crawl when a campaign comes after an outage."""
 
 MEASURED = 1.0
 """Seconds over which the rate in use is measured."""
+
+REMEMBERED = 60.0
+"""Seconds, at least, for which the highest rate in use is known: a service that died in silence took nothing in the
+last of them, and recovery leads to what it took before."""
 
 
 class Governor:
@@ -47,6 +53,9 @@ class Governor:
         self._configured = rate
         self._jitter = jitter
         self._used = 0.0
+        self._peak = 0.0
+        self._peak_before = 0.0
+        self._peak_at = now
         self._window_at = now
         self._spent = 0
         self._before = 0.0
@@ -83,10 +92,10 @@ class Governor:
 
     def cut(self, now: float) -> None:
         """The service asked for less, or is down."""
-        used = max(self._used, self._spent / max(MEASURED, now - self._window_at))
-        rate = used if self._rate is None else min(used, self._rate)
+        limit = float("inf") if self._rate is None else self._rate
+        rate = min(limit, max(self._used, self._spent / max(MEASURED, now - self._window_at)))
         if not self.cut_short:
-            self._before = rate
+            self._before = max(rate, min(limit, max(self._peak, self._peak_before)))
         floor = max(LEAST_RATE, LEAST_SHARE * self._before)
         self._set(max(floor, rate * self._jitter.uniform(*CUT)))
         self.cut_short = self._rate != self._configured
@@ -109,6 +118,9 @@ class Governor:
     def _measure(self, now: float) -> None:
         self._used = self._spent / (now - self._window_at)
         self._window_at, self._spent = now, 0
+        if now - self._peak_at >= REMEMBERED:
+            self._peak_before, self._peak, self._peak_at = self._peak, 0.0, now
+        self._peak = max(self._peak, self._used)
         if self.cut_short and self._configured is None and self._rate is not None:
             self._lift(self._rate)
 

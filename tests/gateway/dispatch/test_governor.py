@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dispatch.governor import BURST_SECONDS, CUT, LEAST_SHARE, LEAST_STEP, RAMP, Governor
+from gateway.dispatch.governor import BURST_SECONDS, CUT, LEAST_SHARE, LEAST_STEP, RAMP, REMEMBERED, Governor
 
 
 def test_without_a_rate_nothing_is_limited() -> None:
@@ -110,6 +110,32 @@ class TestCut:
         step = max(LEAST_STEP, per_second / RAMP)
         assert seen == sorted(seen, key=lambda rate: rate or 0.0)
         assert seen[-1] == pytest.approx(start + 10 * step, rel=0.05)
+
+    @pytest.mark.parametrize("rate", [None, 2000.0])
+    def test_silence_before_the_cut_is_not_what_it_comes_back_to(self, rate: float | None) -> None:
+        """A service that stops answering is found out after seconds in which nothing could be sent."""
+        governor, now = self.used(rate, 1800), 3.0
+        for _ in range(200):
+            now += 0.1
+            governor.room(now)
+        governor.cut(now)
+        assert governor.rate == pytest.approx(1800 * LEAST_SHARE, rel=0.05)
+        for _ in range(100):
+            now += 0.1
+            room = governor.room(now)
+            governor.spend(room)
+            governor.accepted(room, now)
+        assert governor.rate == pytest.approx(1800 * LEAST_SHARE + 10 * 1800 / RAMP, rel=0.1)
+
+    def test_what_was_sent_minutes_ago_is_forgotten(self) -> None:
+        governor, now = self.used(None, 6000), 3.0
+        for _ in range(2 * int(REMEMBERED) + 5):
+            now += 1.0
+            governor.room(now)
+            governor.spend(100)
+        governor.cut(now)
+        assert governor.rate is not None
+        assert governor.rate <= 100 * CUT[1] + 1
 
     def test_a_flood_of_late_answers_raises_it_by_a_step_at_most(self) -> None:
         governor = self.used(None, 1000)
