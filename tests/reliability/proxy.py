@@ -28,16 +28,16 @@ NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Listens for one service. The fault strikes on the first `bad` connections; those behind them are well."""
+    """Listens for one service. Once told to, the fault strikes on some connections; those behind them are well."""
 
-    def __init__(self, upstream: int, fault: Fault, moment: Moment, *, bad: int) -> None:
+    def __init__(self, upstream: int, fault: Fault, moment: Moment) -> None:
         self.port = 0
         self.struck = 0
         """Connections that the fault was done to."""
         self._upstream = upstream
         self._fault: Fault = fault
         self._moment: Moment = moment
-        self._bad = bad
+        self._bad = 0
         self._links: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Proxy:
@@ -47,6 +47,14 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        await self._end()
+
+    async def strike(self, bad: int) -> None:
+        """End the connections there are, and strike on the next `bad`."""
+        self._bad = bad
+        await self._end()
+
+    async def _end(self) -> None:
         for link in self._links:
             link.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
