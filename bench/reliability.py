@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ accepted recipients without their receipt or with one of an acceptance that no s
 and notifications that nobody is owed; *duplicates* are notifications that a service took once more, with the number
 that the faults of the run allow.
 """
+LANES = "4"
+"""Attacks at a time, beside those that are commands: half of their time they wait for something to end."""
+
 _STANDARD = frozenset(
     {"scenario", "provider", "ledger", "clean", "machine", "versions", "wall_seconds", "workers", "done", "origin"}
 )
@@ -51,11 +55,14 @@ def run(rows: Sequence[str], console: Console) -> bool:
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))}: no such row; there are {', '.join(ROWS)}")
     chosen = set(rows or ROWS)
-    for path in RESULTS.glob("*.json"):
-        if json.loads(path.read_text())["row"] in chosen:
-            path.unlink()  # what is not found again must not be shown as if it had been
-    passed = [_test(_modules(chosen), console)]
-    passed += [_command(each, console) for each in COMMANDS if each.row in chosen]
+    took = _forget(chosen)
+    modules = sorted(_modules(chosen), key=lambda module: took.get(module[1], 0.0), reverse=True)
+    commands = [each for each in COMMANDS if each.row in chosen]
+    with ThreadPoolExecutor(1) as beside:
+        running = [beside.submit(_command, each, console) for each in commands if not each.alone]
+        passed = [_test([path for path, _ in modules], console)]
+        passed += [each.result() for each in running]
+    passed += [_command(each, console) for each in commands if each.alone]
     write()
     return all(passed)
 
@@ -65,20 +72,34 @@ def write() -> None:
     PAGE.write_text(text([json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]))
 
 
-def _modules(rows: set[str]) -> list[str]:
-    """The tests of these rows."""
+def _forget(rows: set[str]) -> dict[str, float]:
+    """Remove what was found of these rows, so that it is not shown as if it had been found again; the seconds of the
+    longest attack of each."""
+    took: dict[str, float] = {}
+    for path in RESULTS.glob("*.json"):
+        found = json.loads(path.read_text())
+        if found["row"] in rows:
+            took[found["row"]] = max(took.get(found["row"], 0.0), found["seconds"])
+            path.unlink()
+    return took
+
+
+def _modules(rows: set[str]) -> list[tuple[str, str]]:
+    """The tests of these rows: their module and row."""
     found = []
     for path in sorted(TESTS.glob("test_*.py")):
         row = re.search(r'^ROW = "(R\d+)"', path.read_text(), re.MULTILINE)
         if row is not None and row[1] in rows:
-            found.append(str(path.relative_to(ROOT)))
+            found.append((str(path.relative_to(ROOT)), row[1]))
     return found
 
 
 def _test(modules: Sequence[str], console: Console) -> bool:
     if not modules:
         return True
-    command = ["-m", "pytest", "-q", "-n", "3", "--dist", "worksteal", "--long", "--evidence", str(RESULTS), *modules]
+    # One at a time, in the order of the modules: a long attack that starts last has everybody wait for it.
+    lanes = ["-n", LANES, "--dist", "load", "--maxschedchunk", "1"]
+    command = ["-m", "pytest", "-q", *lanes, "--long", "--evidence", str(RESULTS), *modules]
     console.print(f"[bold]attacks[/bold]: python {' '.join(command)}", highlight=False)
     return subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode == 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,6 +87,19 @@ def test_every_attack_belongs_to_a_row() -> None:
     }
     assert rows | {command.row for command in COMMANDS} <= set(ROWS)
     assert all(re.search(r"^ROW = ", path.read_text(), re.MULTILINE) for path in reliability.TESTS.glob("test_*.py"))
+
+
+def test_the_longest_attack_starts_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the last run took; what that found is gone, and other rows are as they were."""
+    for row, seconds in (("R3", 50.0), ("R4", 300.0), ("R18", 1.0)):
+        (tmp_path / f"{row}.json").write_text(json.dumps(found(row, seconds=seconds)))
+    started: list[str] = []
+    monkeypatch.setattr(reliability, "RESULTS", tmp_path)
+    monkeypatch.setattr(reliability, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(reliability, "_test", lambda modules, _: started.extend(modules) or True)
+    assert reliability.run(["R3", "R4"], Console())
+    assert started == ["tests/reliability/test_watermark.py", "tests/reliability/test_power_loss.py"]
+    assert [path.name for path in tmp_path.glob("*.json")] == ["R18.json"]
 
 
 def test_rows_that_do_not_exist_are_refused() -> None:

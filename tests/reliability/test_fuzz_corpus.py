@@ -19,7 +19,7 @@ ROW = "R21"
 ROOT = Path(__file__).parent.parent.parent
 HANG = 1.0
 """Seconds of processor time for one input."""
-SECONDS = 60
+SECONDS = 180
 """Of search, each target; two are searched at a time."""
 
 

@@ -14,8 +14,8 @@ from .mutation import SUBJECTS, mutants
 
 ROW = "R27"
 ROOT = Path(__file__).parent.parent.parent
-MOST = 50
-"""Mutants of a module that are tried, drawn by a seed: two minutes for the larger ones."""
+MOST = 25
+"""Mutants of a module that are tried, drawn by a seed: a minute for the larger ones."""
 KILLED = 0.85
 
 

@@ -31,6 +31,7 @@ def test_seldom_wrong() -> None:
     while not dead.crowded:
         dead.add([b"dead-%d" % number])
         number += 1
+        assert number < 20_000, "it is never crowded"
     living = [b"living-%d" % number for number in range(20_000)]
     assert len(dead.candidates(living)) < 40
     assert not DeadFilter(number).crowded
@@ -120,6 +121,7 @@ class TestTable:
         cursor, seen = 0, []
         while piece := await self.since(queue, cursor, 3):
             assert len(piece) <= 3
+            assert len(seen) < 10
             cursor = piece[-1][0]
             seen += [key for _, key in piece]
         assert seen == [b"%d" % number for number in range(10)]
