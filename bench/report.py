@@ -99,16 +99,17 @@ def surroundings() -> dict[str, Any]:
 
 
 def origin() -> dict[str, str]:
-    """Of which commit, and when; a working tree with changes says so."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Of which commit, and when; a working tree with changes says so, apart from results and their pages, which a run
+    changes itself."""
+    commit = _git("rev-parse", "--short=10", "HEAD").stdout.strip() or "unknown"
+    changed = _git("diff", "--quiet", "HEAD", "--", ":/", ":/!bench/results", ":/!docs").returncode == 1
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
-    return {"commit": described.stdout.strip() or "unknown", "date": now}
+    return {"commit": f"{commit}-dirty" if changed else commit, "date": now}
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
 
 
 def print_json(report: dict[str, Any]) -> None:
