@@ -22,6 +22,7 @@ import structlog
 from gateway.access import keys
 from gateway.access.keys import ApiKey, digest
 from gateway.access.principal import Principal
+from gateway.beat import beat
 from gateway.queue.base import QueueError
 from gateway.queue.database import Database
 
@@ -88,7 +89,7 @@ class Keyring:
         """Follow what others make and revoke, and store last uses, until cancelled."""
         noted = self._loop.time()
         while True:
-            await asyncio.sleep(INTERVAL)
+            await beat(INTERVAL)
             try:
                 await self.look()
                 if self._loop.time() - noted >= NOTED:

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from gateway.beat import beat, following
 from gateway.credentials.store import CredentialStore, Signing
 from gateway.dispatch import eager
 from gateway.dispatch.boarding import Plans, board, conclude, count_tries
@@ -253,7 +254,7 @@ class Dispatcher:
                 continue
             if not leased:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(POLL):
+                    async with asyncio.timeout_at(following(self._loop.time(), POLL)):
                         await self._work.wait()
 
     async def _lease(self) -> bool:
@@ -546,7 +547,7 @@ class Dispatcher:
                 sender.tick(now, wall)
                 self._look_after(sender, now)
                 self._store_progress(sender, now, tails=number % TICKS_TO_STORE == 0)
-            await asyncio.sleep(TICK)
+            await beat(TICK)
             if self._loop.time() - now > LONG_PAUSE:
                 await asyncio.sleep(TICK)  # the process stood still: answers that came meanwhile are read first
 
@@ -581,7 +582,7 @@ class Dispatcher:
 
     async def _follow_cancellations(self) -> None:
         while True:
-            await asyncio.sleep(POLL * 2)
+            await beat(POLL * 2)
             try:
                 self._cancel_cursor, ids = await self._queue.cancelled(self._cancel_cursor)
             except QueueError:

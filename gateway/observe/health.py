@@ -21,6 +21,7 @@ from prometheus_client.exposition import choose_encoder
 
 from gateway.access.guard import Forbidden, Guarded, Unauthenticated, for_anybody
 from gateway.access.principal import Principal, Scope
+from gateway.beat import following
 from gateway.observe.metrics import Metrics
 from gateway.queue.base import Depth, QueueError
 
@@ -145,8 +146,8 @@ async def watch_loop(metrics: Metrics, samplers: Sequence[Callable[[], None]] = 
     loop = asyncio.get_running_loop()
     while True:
         for _ in range(SAMPLES):
-            due = loop.time() + LAG_INTERVAL
-            await asyncio.sleep(LAG_INTERVAL)
+            due = following(loop.time(), LAG_INTERVAL)
+            await asyncio.sleep(due - loop.time())
             lag = max(0.0, loop.time() - due)
             metrics.loop_lag(lag)
             if lag >= STALL:
