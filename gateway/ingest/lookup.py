@@ -39,7 +39,7 @@ class Receipts(Protocol):
 
     async def app_of(self, job_id: str) -> str | None: ...
 
-    async def job(self, job_id: str) -> JobStatus | None: ...
+    async def job(self, job_id: str, sees: Sees) -> JobStatus | None: ...
 
     async def receipts(self, job_id: str, after: int, limit: int) -> Page | None: ...
 
@@ -84,7 +84,7 @@ class Lookup:
         ]
 
     async def _job(self, request: web.Request) -> web.Response:
-        return json_response(await self._report(await self._own_job(request), principal(request)))
+        return json_response(await self._report(request.match_info["id"], principal(request)))
 
     async def _cancel(self, request: web.Request) -> web.Response:
         job_id, caller = await self._own_job(request), principal(request)
@@ -102,7 +102,7 @@ class Lookup:
         return job_id
 
     async def _report(self, job_id: str, caller: Principal) -> JobReport:
-        status = await self._receipts.job(job_id)
+        status = await self._receipts.job(job_id, caller.sees) if _JOB_ID.fullmatch(job_id) else None
         if status is None:
             raise Refused(404, _NO_JOB)
         return job_report(status, caller.shown(status.app), time.time())

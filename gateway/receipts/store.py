@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from gateway.model import INDEX_DIGITS, TERMINAL_STATES, Note, State, delivery_prefix, split_delivery_id
+from gateway.model import INDEX_DIGITS, Note, State, delivery_prefix, split_delivery_id
 from gateway.queue import uploads
 from gateway.queue.base import Sees, sees_all
 from gateway.queue.columns import Columns, decode_indexes
 from gateway.queue.database import Database
 from gateway.queue.rows import every, first, only
-from gateway.queue.schema import BatchState, JobState
+from gateway.queue.schema import JobState
 from gateway.queue.sweeping import sweep
-from gateway.receipts.states import PENDING, WORDS, InvalidToken, InvalidTokens, JobStatus, Page, Receipt
+from gateway.receipts.progress import JobsProgress
+from gateway.receipts.states import WORDS, InvalidToken, InvalidTokens, JobStatus, Page, Receipt
 
 OFFSET_BITS = 10
 """A cursor is a revision of the feed and, in its low bits, how many of that revision's receipts were read."""
@@ -37,8 +38,6 @@ _WHOLE = "finished IS NOT NULL AND deliveries <= (SELECT coalesce(sum(count), 0)
 _VISIBLE = (JobState.READY, JobState.CANCELLED)
 _DIGITS = tuple(digits.decode() for digits in INDEX_DIGITS)
 _NO_NOTE = Note()
-_ACCEPTED = bytes([State.ACCEPTED])
-_OTHERS = tuple(state for state in TERMINAL_STATES if state is not State.ACCEPTED)
 
 _BATCH = """
 SELECT b.id, b.count, j.id, j.created, t.app, t.provider, p.ids, r.states, r.notes, r.milliseconds{more}
@@ -115,6 +114,7 @@ class ReceiptStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._progress = JobsProgress()
 
     async def app_of(self, job_id: str) -> str | None:
         """The full name of a job's app; None if there is no such job."""
@@ -125,9 +125,15 @@ class ReceiptStore:
 
         return await self._database.read(query)
 
-    async def job(self, job_id: str) -> JobStatus | None:
-        """How far a job has come. A million deliveries take about 10 ms of the reader's thread."""
-        return await self._database.read(lambda db: _job_status(db, job_id))
+    async def job(self, job_id: str, sees: Sees = sees_all) -> JobStatus | None:
+        """How far a job of an app that is seen has come. A million deliveries take about 10 ms of the reader's thread
+        the first time, and then what of them may have changed."""
+
+        def query(db: apsw.Connection) -> JobStatus | None:
+            row = _visible_job(db, job_id, "app, number, lane, created, state, deliveries, finished")
+            return self._progress.status(db, job_id, *row) if row is not None and sees(row[0]) else None
+
+        return await self._database.read(query)
 
     async def receipts(self, job_id: str, after: int, limit: int) -> Page | None:
         """Receipts of a job since a cursor (0: from the start); None if there is no such job."""
@@ -226,39 +232,6 @@ class ReceiptStore:
 def _visible_job(db: apsw.Connection, job_id: str, columns: str) -> Any:
     sql = f"SELECT {columns} FROM jobs WHERE id = ? AND state IN (?, ?)"
     return first(db, sql, (job_id, *_VISIBLE))
-
-
-def _job_status(db: apsw.Connection, job_id: str) -> JobStatus | None:
-    row = _visible_job(db, job_id, "number, app, lane, created, state, deliveries, finished")
-    if row is None:
-        return None
-    number, app, lane, created, state, total, finished = row
-    counts = dict.fromkeys((PENDING, *(state.word for state in TERMINAL_STATES)), 0)
-    parked = only(db, "SELECT coalesce(sum(count), 0) FROM batches WHERE job = ? AND state = 8", (number,))[0]
-    sql = "SELECT r.states, b.state FROM batches b JOIN receipts r USING (sequence) WHERE b.job = ?"
-    for states, batch_state in db.execute(sql, (number,)):
-        others = states.translate(None, _ACCEPTED)  # to count each state in all of them took three times as long
-        counts[State.ACCEPTED.word] += (ended := len(states) - len(others))
-        for terminal in _OTHERS:
-            counts[terminal.word] += (found := others.count(terminal))
-            ended += found
-        parked -= ended if batch_state == BatchState.PARKED else 0
-    counts[PENDING] = total - sum(counts.values())
-    whole = finished is not None and counts[PENDING] == 0  # with Kafka, the rest may be another machine's
-    (first_finished,) = only(db, "SELECT min(finished) FROM batches WHERE job = ?", (number,))
-    return JobStatus(
-        id=job_id,
-        app=app,
-        lane=lane,
-        created_at=created,
-        cancelled=state == JobState.CANCELLED,
-        finished=whole,
-        total=total,
-        parked=parked,
-        counts=counts,
-        first_finished_at=first_finished,
-        finished_at=finished if whole else None,
-    )
 
 
 def _feed(

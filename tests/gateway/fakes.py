@@ -300,9 +300,9 @@ class MemoryReceipts:
         stored = self._visible(job_id)
         return None if stored is None else stored.job.app
 
-    async def job(self, job_id: str) -> JobStatus | None:
+    async def job(self, job_id: str, sees: Sees = sees_all) -> JobStatus | None:
         stored = self._visible(job_id)
-        if stored is None:
+        if stored is None or not sees(stored.job.app):
             return None
         states = Counter(WORDS[state] for batch in stored.batches for state in batch.progress.states)
         ends = [batch.complete_at for batch in stored.batches if batch.complete_at is not None]

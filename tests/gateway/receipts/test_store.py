@@ -11,6 +11,7 @@ import pytest
 from gateway.model import INDEX_DIGITS, Job, Note, Route, State, delivery_prefix
 from gateway.queue.base import DeadTarget, Idempotency, Lease, Replay
 from gateway.queue.sqlite import SqliteQueue
+from gateway.receipts import progress
 from gateway.receipts import store as rules
 from gateway.receipts.states import InvalidToken, JobStatus, Page, Receipt
 from gateway.receipts.store import ReceiptStore
@@ -230,6 +231,38 @@ async def test_status(queue: SqliteQueue, store: ReceiptStore) -> None:
     assert set(status.counts) == {state.word for state in State if state is not State.SENT}
     assert (status.total, status.finished, status.cancelled) == (7, False, False)
     assert (status.first_finished_at, status.finished_at) == (NOW + 7, None)
+
+
+async def test_status_asked_again_and_again(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """What came since it was asked for is counted, in batches that go on and in those that ended."""
+    new = await stored(queue, batch(3), batch(2))
+    first, second = sorted(await queue.lease(room(), NOW), key=lambda lease: -lease.count)
+    seen = []
+    for lease, states in [(first, [State.ACCEPTED]), (second, [State.REJECTED] * 2), (first, [State.ACCEPTED] * 3)]:
+        answer(lease, *states)
+        await (queue.complete if len(states) == lease.count else queue.checkpoint)(lease, [], NOW)
+        status = await store.job(new.id)
+        assert status is not None
+        assert status == await ReceiptStore(queue.database).job(new.id)  # which was never asked before
+        seen.append((status.counts["accepted"], status.counts["rejected"], status.counts["pending"], status.finished))
+    assert seen == [(1, 0, 4, False), (1, 2, 2, False), (3, 2, 0, True)]
+
+
+async def test_status_for_those_who_may_see_it(queue: SqliteQueue, store: ReceiptStore) -> None:
+    """A job of another's app is as unknown as one that does not exist."""
+    new = await finished(queue, 1, app="bank")
+    assert await store.job(new.id, lambda app: app == "shop") is None
+    assert await store.job(new.id, lambda app: app == "bank") == await store.job(new.id)
+
+
+async def test_only_the_jobs_asked_for_last_are_remembered(
+    queue: SqliteQueue, store: ReceiptStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any number of jobs can be asked for, in any order."""
+    monkeypatch.setattr(progress, "JOBS_KEPT", 1)
+    jobs = [await finished(queue, 1, 2), await finished(queue, 4)]
+    totals = [status.counts["accepted"] for new in jobs * 2 if (status := await store.job(new.id)) is not None]
+    assert totals == [3, 4, 3, 4]
 
 
 async def test_status_of_the_parked(queue: SqliteQueue, store: ReceiptStore) -> None:
