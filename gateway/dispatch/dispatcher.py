@@ -8,15 +8,14 @@ import itertools
 import random
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import structlog
 
 from gateway.beat import beat, following
 from gateway.credentials.store import CredentialStore, Signing
 from gateway.dispatch import eager
-from gateway.dispatch.boarding import Plans, board, conclude, count_tries
+from gateway.dispatch.boarding import Plans, board
 from gateway.dispatch.breaker import Breaker
 from gateway.dispatch.budget import Budget
 from gateway.dispatch.exchanges import Exchanges
@@ -24,6 +23,7 @@ from gateway.dispatch.exit import Exit
 from gateway.dispatch.flight import Flight
 from gateway.dispatch.governor import Governor
 from gateway.dispatch.retry import Limits
+from gateway.dispatch.returns import STORE_RETRY, Returns, verdicts
 from gateway.dispatch.sender import Sender
 from gateway.dispatch.signers import Signers
 from gateway.dispatch.skew import Skew
@@ -37,7 +37,7 @@ from gateway.model import Job, Lane, Route, State
 from gateway.observe.health import Readiness
 from gateway.observe.metrics import Metrics
 from gateway.policy import screening
-from gateway.queue.base import DeadTarget, Lease, LeaseLost, NewBatch, Queue, QueueError, QueueFull, Room, load, spare
+from gateway.queue.base import Lease, NewBatch, Queue, QueueError, Room, load, spare
 from gateway.settings import Settings
 from gateway.shared.base import RateBudgets
 from providers import PROVIDERS
@@ -68,15 +68,8 @@ stay: services want them kept for hours, and a one-time code must not wait for a
 
 CANCELLED_KEPT = 10_000
 UNCONFIGURED_DEFER = 60.0
-LONGEST_ASIDE = 60.0
-"""Seconds until a batch that could not be prepared is tried again; the first wait is a retry's, then it doubles."""
-
 LONG_HOLD = 10.0
 """Seconds a route cannot send above which its batches go back to the queue instead of waiting in memory."""
-
-STORE_RETRY = 1.0
-STORE_DEADLINE = 3.0
-"""Seconds for giving back what is left at the end. What cannot be stored by then is recovered by whoever comes next."""
 
 log = structlog.get_logger()
 
@@ -109,8 +102,10 @@ class Dispatcher:
         self._guard = Guard()
         self._slices = None if budgets is None else Slices(budgets, settings.workers, self._jitter)
         self._blocks: Mapping[tuple[str, str], ProviderSettings] = settings.blocks()
+        self._standing = Standing(metrics, readiness)
+        self._returns = Returns(settings, queue, metrics, readiness, self._standing)
         self._exchanges = Exchanges(credentials.signings, readiness, self._wake_senders)
-        self._signers = Signers(credentials, self._pool, self._spawn)
+        self._signers = Signers(credentials, self._pool, self._returns.spawn)
         self._limits = Limits(
             settings.dispatch.max_attempts, settings.dispatch.backoff_base, settings.dispatch.backoff_cap
         )
@@ -118,7 +113,6 @@ class Dispatcher:
         self._turns = Turns(self._weights)
         self._senders: dict[Route, Sender] = {}
         self._last_used: dict[Route, float] = {}
-        self._standing = Standing(metrics, readiness)
         self._skew = Skew(metrics, readiness)
         self._plans = Plans()
         self._cancelled: OrderedDict[str, None] = OrderedDict()
@@ -130,8 +124,6 @@ class Dispatcher:
         """Whether the last lease may have left transactional batches of any route."""
         self._passed_over: Container[Route] = ()
         """Routes for which it took none, and of which it may have left some."""
-        self._unstored = 0  # changes of the queue that wait for a full disk
-        self._tasks: dict[asyncio.Task[None], None] = {}  # a set that goes by age
 
     # The queue's side: Taker
 
@@ -156,7 +148,7 @@ class Dispatcher:
         now = self._loop.time()
         return (
             job.lane is Lane.TRANSACTIONAL
-            and not (self._stopping() or self._unstored or self._codes_wait)
+            and not (self._stopping() or self._returns.stuck or self._codes_wait)
             and self._spare(job.app, self._codes_in_hand()) >= sum(load(batch.count) for batch in batches)
             and all(self._goes_out(batch.route, now) for batch in batches)
         )
@@ -183,7 +175,7 @@ class Dispatcher:
         for lease in leases:
             sender = self._senders[lease.route]  # since it is wanted
             sender.in_hand[Lane.TRANSACTIONAL] += load(lease.count)  # also as long as it is no flight
-            eager.start(self._board_handed(lease, sender), self._spawn)
+            eager.start(self._board_handed(lease, sender), self._returns.spawn)
 
     async def _board_handed(self, lease: Lease, sender: Sender) -> None:
         try:
@@ -224,11 +216,8 @@ class Dispatcher:
         await asyncio.gather(*(sender.close(deadline) for sender in self._senders.values()))
         for sender in self._senders.values():
             for flight in list(sender.flights):
-                self._give_back(sender, flight, 0.0)
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=STORE_DEADLINE)
-        for task in list(self._tasks):
-            task.cancel()
+                self._returns.give_back(sender, flight, 0.0)
+        await self._returns.close()
         await self._exchanges.close()
         if self._slices is not None:
             await self._slices.give_back()
@@ -238,9 +227,9 @@ class Dispatcher:
         for sender in self._senders.values():
             for flight in list(sender.flights):
                 if flight.on_wire:
-                    self._spawn(self._checkpoint(sender, flight))
+                    self._returns.checkpoint(sender, flight)
                 else:
-                    self._give_back(sender, flight, 0.0)
+                    self._returns.give_back(sender, flight, 0.0)
 
     async def _lease_for_ever(self) -> None:
         while True:
@@ -259,7 +248,7 @@ class Dispatcher:
 
     async def _lease(self) -> bool:
         room = self._room()
-        if self._stopping() or self._unstored:  # a lease may not run out under what is unstored
+        if self._stopping() or self._returns.stuck:  # a lease may not run out under what is unstored
             return False
         leases = await self._queue.lease(room, time.time())
         self._readiness.report("queue", True)
@@ -272,23 +261,18 @@ class Dispatcher:
 
     async def _receive(self, lease: Lease) -> None:
         if self._stopping():  # it began while the queue was asked
-            self._return(lease)
+            self._returns.defer_untouched(lease, 0.0)
             return
         lease.at_work[0] = True
         try:
             await self._launch(lease)
         except QueueError as error:  # the store's fault, and not the batch's
             log.warning("queue.lease_failed", reason=str(error))
-            self._spawn(self._defer(lease, [], STORE_RETRY))
+            self._returns.defer(lease, STORE_RETRY)
         except Exception as error:  # whatever is wrong with one batch must not keep the others
-            self._set_aside(lease, [], error)
+            self._returns.set_aside(lease, error)
         finally:
             lease.at_work[0] = False
-
-    def _return(self, lease: Lease) -> None:
-        """Give a batch back at once, of which nothing was done."""
-        count_tries(lease)
-        self._spawn(self._defer(lease, [], 0.0))
 
     def _stopping(self) -> bool:
         return self._draining or self._recalled
@@ -325,8 +309,7 @@ class Dispatcher:
         route = lease.route
         end = screening.overdue(lease.job, lease.job.id in self._cancelled, time.time())
         if end is not None:
-            conclude(lease, *end, time.time())
-            self._spawn(self._conclude(lease))
+            self._returns.end(lease, *end)
             return
         block = self._blocks.get((route.app, route.provider))
         if block is None or self._signers.of(route) is None:
@@ -336,7 +319,7 @@ class Dispatcher:
         self._last_used[route] = now = self._loop.time()
         if not self._takes_more(sender, now):
             # Its route is closed by now, and another worker's may be open.
-            self._return(lease)
+            self._returns.defer_untouched(lease, 0.0)
             return
         plan = self._plans.get(lease, sender.provider, block, sender.origin)
         recorded = lease.progress.states
@@ -421,13 +404,13 @@ class Dispatcher:
         sender = self._senders[flight.lease.route]
         if flight in sender.flights:
             sender.remove(flight)
-            self._spawn(self._complete(sender, flight))
+            self._returns.spawn(self._complete(sender, flight))
 
     def _failed(self, flight: Flight, error: Exception) -> None:
         """Called by a sender whose connection asked for a slice that cannot be made."""
         sender = self._senders[flight.lease.route]
         sender.remove(flight)
-        self._set_aside(flight.lease, _verdicts(sender, flight), error)
+        self._returns.set_aside(flight.lease, error, verdicts(sender, flight))
 
     def _held(self, sender: Sender, scope: Scope) -> None:
         """Called by a sender whose service refused or throttled an app, or a credential: who shares it holds too."""
@@ -435,37 +418,8 @@ class Dispatcher:
             if other is not sender and _shares(other, sender, scope):
                 other.join(sender)
 
-    def _set_aside(self, lease: Lease, dead: Sequence[DeadTarget], error: Exception) -> None:
-        """Put off a batch that cannot be prepared, the longer the oftener it failed; in the end, dead-letter it. The
-        others go on."""
-        if lease.failures + 1 < self._settings.dispatch.max_failures:
-            self._standing.set_aside(lease, error)
-            self._spawn(self._fail(lease, dead))
-            return
-        reason = self._standing.dead_lettered(lease, error)
-        conclude(lease, State.DEAD_LETTERED, reason, time.time())
-        self._spawn(self._conclude(lease, dead))
-
-    async def _fail(self, lease: Lease, dead: Sequence[DeadTarget]) -> None:
-        backoff = min(self._settings.dispatch.backoff_base * 2.0**lease.failures, LONGEST_ASIDE)
-        wait = _within_expiry(lease, backoff)
-        await self._store(lambda: self._queue.fail(lease, wait, dead, time.time()))
-
-    async def _conclude(self, lease: Lease, dead: Sequence[DeadTarget] = ()) -> None:
-        if await self._store(lambda: self._queue.complete(lease, dead, time.time())):
-            metrics = self._metrics.lane(lease.route.app, lease.route.provider, lease.job.lane)
-            metrics.completed(bytes(lease.progress.states))
-            self._standing.completed(lease)
-
     async def _complete(self, sender: Sender, flight: Flight) -> None:
-        dead = _verdicts(sender, flight)
-        if await self._store(lambda: self._queue.complete(flight.lease, dead, time.time())):
-            metrics = self._metrics.lane(flight.job.app, sender.route.provider, flight.job.lane)
-            metrics.completed(bytes(flight.states))
-            metrics.answers.observe_many(flight.milliseconds)
-            self._standing.completed(flight.lease)
-            if dead:
-                self._metrics.route(flight.job.app, sender.route.provider).invalid_tokens(len(dead))
+        await self._returns.complete(sender, flight)
         self._last_used[sender.route] = self._loop.time()
         # The next job of an ordering key can be leased from now on.
         if self._wants_more(sender, flight.job):
@@ -477,65 +431,12 @@ class Dispatcher:
         low = sum(sender.in_hand.values()) <= self._settings.dispatch.deliveries_per_route // 2
         return ended.ordering_key is not None or low
 
-    def _give_back(self, sender: Sender, flight: Flight, wait: float) -> None:
-        sender.remove(flight)
-        self._spawn(self._defer(flight.lease, _verdicts(sender, flight), wait))
-
-    async def _defer(self, lease: Lease, dead: Sequence[DeadTarget], wait: float) -> None:
-        """Give a batch back for `wait` seconds."""
-        wait = _within_expiry(lease, wait)
-        await self._store(lambda: self._queue.defer(lease, wait, dead, time.time()))
-
-    async def _checkpoint(self, sender: Sender, flight: Flight) -> None:
-        """Try once: the next one is never far."""
-        flight.storing(self._loop.time())
-        dead = _verdicts(sender, flight)
-        try:
-            await self._queue.checkpoint(flight.lease, dead, time.time())
-            sender.renewed(flight)
-        except LeaseLost:
-            log.warning("queue.lease_lost")
-            sender.remove(flight)
-        except QueueError as error:
-            self._readiness.report("queue", False, str(error))
-            flight.dead = [*dead, *flight.dead]
-            # Sooner than otherwise: the lease must not run out for want of another try.
-            flight.checkpointed_at -= self._settings.queue.lease_seconds / 6
-
-    async def _store(self, operation: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """Carry out a change of the queue, again and again while the disk is full. False: the lease is lost."""
-        full = False
-        try:
-            while True:
-                try:
-                    await operation()
-                except LeaseLost:
-                    log.warning("queue.lease_lost")
-                    return False
-                except QueueError as error:
-                    self._readiness.report("queue", False, str(error))
-                    if isinstance(error, QueueFull) and not full:
-                        full = True
-                        self._unstored += 1
-                    await asyncio.sleep(STORE_RETRY)
-                else:
-                    self._readiness.report("queue", True)
-                    return True
-        finally:
-            self._unstored -= full
-
     def _defer_unconfigured(self, lease: Lease) -> None:
         name = f"{lease.route.app}/{lease.route.provider}"
         self._readiness.report(
             f"route {name}", False, "jobs wait for a route that the configuration no longer has: add it, or cancel them"
         )
-        count_tries(lease)
-        self._spawn(self._defer(lease, [], UNCONFIGURED_DEFER))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks[task] = None
-        task.add_done_callback(self._tasks.pop)
+        self._returns.defer_untouched(lease, UNCONFIGURED_DEFER)
 
     # The clock
 
@@ -555,13 +456,13 @@ class Dispatcher:
         """Put off what waits for long, report holds, close what is idle."""
         if self._recalled:
             for flight in [flight for flight in sender.flights if not flight.on_wire]:
-                self._give_back(sender, flight, 0.0)
+                self._returns.give_back(sender, flight, 0.0)
         for flight, wait in sender.deferrable(now):
-            self._give_back(sender, flight, wait)
+            self._returns.give_back(sender, flight, wait)
         hold = self._hold(sender, now)
         if hold is not None and hold > LONG_HOLD and not sender.has_way_back:
             for flight in [flight for flight in sender.flights if not flight.on_wire]:
-                self._give_back(sender, flight, hold)
+                self._returns.give_back(sender, flight, hold)
         self._standing.report(sender)
         unused = now - self._last_used.get(sender.route, now)
         idle = unused > IDLE_SENDER and not sender.flights and sender.breaker.cause is None
@@ -571,14 +472,14 @@ class Dispatcher:
             self._standing.forget(sender.route)
             if self._slices is not None and sender.governor.slice is not None:
                 self._slices.close(sender.governor.slice)
-            self._spawn(sender.close(0.0))
+            self._returns.spawn(sender.close(0.0))
 
     def _store_progress(self, sender: Sender, now: float, *, tails: bool) -> None:
         """Extend leases in time; and of batches that only wait, store what was answered."""
         renewal = self._settings.queue.lease_seconds / 3
         for flight in sender.flights:
             if now - flight.checkpointed_at > renewal or (tails and flight.unstored(now)):
-                self._spawn(self._checkpoint(sender, flight))
+                self._returns.checkpoint(sender, flight)
 
     async def _follow_cancellations(self) -> None:
         while True:
@@ -603,21 +504,9 @@ class Dispatcher:
             sender.wake()
 
 
-def _within_expiry(lease: Lease, wait: float) -> float:
-    """Seconds to wait, but not past the expiry, which is the time to end it."""
-    expires_at = lease.job.expires_at
-    return wait if expires_at is None else min(wait, expires_at - time.time())
-
-
 def _shares(one: Sender, other: Sender, scope: Scope) -> bool:
     if one.route.provider != other.route.provider:
         return False
     if scope is Scope.APP:
         return one.route.app == other.route.app
     return one.credential.fingerprint == other.credential.fingerprint
-
-
-def _verdicts(sender: Sender, flight: Flight) -> Sequence[DeadTarget]:
-    """What the service said of dead targets since it was last stored; nothing while its word is in doubt."""
-    dead, flight.dead = flight.dead, []
-    return () if sender.breaker.suspicious else dead

@@ -16,6 +16,7 @@ from gateway.credentials.store import CredentialStore
 from gateway.dispatch import breaker as breaker_rules
 from gateway.dispatch import dispatcher as rules
 from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.returns import STORE_DEADLINE
 from gateway.model import Job, Lane, Route, State, new_batch_id, new_job_id
 from gateway.observe.health import Readiness
 from gateway.queue.base import BATCH_LOAD, DeadTarget, Lease, LeaseLost, NewBatch, QueueError, QueueFull
@@ -657,7 +658,7 @@ class TestTheQueue:
             world.queue.fails["checkpoint"] = world.queue.fails["lease"] = QueueFull("the disk is full")
             await asyncio.sleep(120.0)
             assert world.queue.calls.count("checkpoint") <= 120 // 5  # each sixth of a lease
-            assert len(world.dispatcher._tasks) <= 1
+            assert len(world.dispatcher._returns._tasks) <= 1
             world.shop.behave = lambda path: Answer()
             world.queue.fails.clear()
             await asyncio.sleep(15.0)
@@ -778,7 +779,7 @@ class TestDraining:
             await world.submit(5)
             await until(lambda: "complete" in world.queue.calls)
             start = virtual_loop().time()
-        assert virtual_loop().time() - start < 1.0 + rules.STORE_DEADLINE + 0.5
+        assert virtual_loop().time() - start < 1.0 + STORE_DEADLINE + 0.5
 
     async def test_with_nothing_to_do_it_takes_no_time(self) -> None:
         world = World()
@@ -885,7 +886,7 @@ async def test_after_any_storm_each_delivery_has_one_receipt(seed: int) -> None:
             assert sender.load() == (0, 0, 0)
             assert sender.pool.counts().streams == 0
             assert sender.breaker.cause is None
-        assert not world.dispatcher._tasks
+        assert not world.dispatcher._returns._tasks
         assert not world.parts
 
 
