@@ -65,7 +65,7 @@ async def _rounds(group: Group, rounds: int) -> tuple[Ledger, list[float]]:
             await asyncio.to_thread(group.await_group, [1])
             joined.append(round(time.monotonic() - began, 1))
             group.world.play("apns", Script(seed=1))
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 while len(reader.receipts) < COUNT * (number + 1):
                     await reader.read()
                     reader.take_in()

@@ -84,7 +84,8 @@ class Process(asyncio.BaseEventLoop):
         self.alive = self.steady = False
 
     def robbed(self) -> None:
-        """It lived, and could not extend a lease in time: its disk was full for too long."""
+        """It lived, and could not extend a lease in time, or store at its end what it had: its disk was full for too
+        long."""
         self.steady = False
 
     def bury(self) -> None:

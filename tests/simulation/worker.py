@@ -196,6 +196,8 @@ class Worker:
             await self._stop.wait()
             self.ready = False
             await self._dispatcher.drain(DRAIN_DEADLINE)
+            if self.queue.database.failing:
+                self.process.robbed()
             for task in running:
                 task.cancel()
 
