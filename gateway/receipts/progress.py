@@ -34,6 +34,21 @@ SELECT b.state, r.states FROM batches b JOIN receipts r USING (sequence) WHERE b
 """
 
 
+class JobRow(NamedTuple):
+    """What a job's row says of it: `COLUMNS`."""
+
+    app: str
+    number: int
+    lane: int
+    created: float
+    state: int
+    deliveries: int
+    finished: float | None
+
+
+COLUMNS = ", ".join(JobRow._fields)
+
+
 class _Ended(NamedTuple):
     """A job's batches that have ended, as far as they were counted."""
 
@@ -47,39 +62,27 @@ class JobsProgress:
     def __init__(self) -> None:
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
 
-    def status(
-        self,
-        db: apsw.Connection,
-        job_id: str,
-        app: str,
-        number: int,
-        lane: int,
-        created: float,
-        state: int,
-        total: int,
-        finished: float | None,
-    ) -> JobStatus:
-        """A job's, from its row."""
-        of_job = {"job": number, "done": BatchState.DONE}
+    def status(self, db: apsw.Connection, job_id: str, job: JobRow) -> JobStatus:
+        of_job = {"job": job.number, "done": BatchState.DONE}
         done, parked, first_finished = only(db, _BATCHES, {**of_job, "parked": BatchState.PARKED})
         counts = Counter(self._ended_of(db, job_id, set(done.split(",")) if done else set()))
         going = every(db, _GOING, of_job)
         counts.update(_count(b"".join([states for _, states in going])))
         parked -= _count(b"".join([states for state, states in going if state == BatchState.PARKED])).total()
-        pending = total - counts.total()
-        whole = finished is not None and pending == 0  # with Kafka, the rest may be another machine's
+        pending = job.deliveries - counts.total()
+        whole = job.finished is not None and pending == 0  # with Kafka, the rest may be another machine's
         return JobStatus(
             id=job_id,
-            app=app,
-            lane=lane,
-            created_at=created,
-            cancelled=state == JobState.CANCELLED,
+            app=job.app,
+            lane=job.lane,
+            created_at=job.created,
+            cancelled=job.state == JobState.CANCELLED,
             finished=whole,
-            total=total,
+            total=job.deliveries,
             parked=parked,
             counts={PENDING: pending, **{each.word: counts[each.word] for each in TERMINAL_STATES}},
             first_finished_at=first_finished,
-            finished_at=finished if whole else None,
+            finished_at=job.finished if whole else None,
         )
 
     def _ended_of(self, db: apsw.Connection, job_id: str, done: set[str]) -> Counter[str]:

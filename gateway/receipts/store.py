@@ -15,7 +15,7 @@ from gateway.queue.database import Database
 from gateway.queue.rows import every, first, only
 from gateway.queue.schema import JobState
 from gateway.queue.sweeping import sweep
-from gateway.receipts.progress import JobsProgress
+from gateway.receipts.progress import COLUMNS, JobRow, JobsProgress
 from gateway.receipts.states import WORDS, InvalidToken, InvalidTokens, JobStatus, Page, Receipt
 
 OFFSET_BITS = 10
@@ -130,8 +130,10 @@ class ReceiptStore:
         the first time, and then what of them may have changed."""
 
         def query(db: apsw.Connection) -> JobStatus | None:
-            row = _visible_job(db, job_id, "app, number, lane, created, state, deliveries, finished")
-            return self._progress.status(db, job_id, *row) if row is not None and sees(row[0]) else None
+            row = _visible_job(db, job_id, COLUMNS)
+            if row is None or not sees((job := JobRow(*row)).app):
+                return None
+            return self._progress.status(db, job_id, job)
 
         return await self._database.read(query)
 
