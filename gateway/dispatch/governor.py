@@ -93,9 +93,10 @@ class Governor:
     def cut(self, now: float) -> None:
         """The service asked for less, or is down."""
         limit = float("inf") if self._rate is None else self._rate
-        rate = min(limit, max(self._used, self._spent / max(MEASURED, now - self._window_at)))
+        used = max(self._used, self._spent / max(MEASURED, now - self._window_at))
+        rate = min(limit, used)
         if not self.cut_short:
-            self._before = max(rate, min(limit, max(self._peak, self._peak_before)))
+            self._before = min(limit, max(used, self._peak, self._peak_before))
         floor = max(LEAST_RATE, LEAST_SHARE * self._before)
         self._set(max(floor, rate * self._jitter.uniform(*CUT)))
         self.cut_short = self._rate != self._configured
@@ -118,8 +119,9 @@ class Governor:
     def _measure(self, now: float) -> None:
         self._used = self._spent / (now - self._window_at)
         self._window_at, self._spent = now, 0
-        if now - self._peak_at >= REMEMBERED:
-            self._peak_before, self._peak, self._peak_at = self._peak, 0.0, now
+        if (age := now - self._peak_at) >= REMEMBERED:
+            self._peak_before = self._peak if age < 2 * REMEMBERED else 0.0
+            self._peak, self._peak_at = 0.0, now
         self._peak = max(self._peak, self._used)
         if self.cut_short and self._configured is None and self._rate is not None:
             self._lift(self._rate)

@@ -127,9 +127,11 @@ class TestCut:
             governor.accepted(room, now)
         assert governor.rate == pytest.approx(1800 * LEAST_SHARE + 10 * 1800 / RAMP, rel=0.1)
 
-    def test_what_was_sent_minutes_ago_is_forgotten(self) -> None:
-        governor, now = self.used(None, 6000), 3.0
-        for _ in range(2 * int(REMEMBERED) + 5):
+    @pytest.mark.parametrize("pause", [0.0, 3600.0])
+    def test_what_was_sent_minutes_ago_is_forgotten(self, pause: float) -> None:
+        """Whether or not the route had anything to send since."""
+        governor, now = self.used(None, 6000), 3.0 + pause
+        for _ in range(5 if pause else 2 * int(REMEMBERED) + 5):
             now += 1.0
             governor.room(now)
             governor.spend(100)
