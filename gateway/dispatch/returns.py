@@ -19,7 +19,7 @@ from gateway.dispatch.sender import Sender
 from gateway.dispatch.standing import Standing
 from gateway.model import State
 from gateway.observe.health import Readiness
-from gateway.observe.metrics import Metrics
+from gateway.observe.metrics import LaneMetrics, Metrics
 from gateway.queue.base import DeadTarget, Lease, LeaseLost, Queue, QueueError, QueueFull
 from gateway.settings import Settings
 
@@ -72,11 +72,9 @@ class Returns:
     async def complete(self, sender: Sender, flight: Flight) -> None:
         """Store a batch whose deliveries have all ended."""
         dead = verdicts(sender, flight)
-        if await self._store(lambda: self._queue.complete(flight.lease, dead, time.time())):
-            metrics = self._metrics.lane(flight.job.app, sender.route.provider, flight.job.lane)
-            metrics.completed(bytes(flight.states))
+        metrics = await self._complete(flight.lease, flight.states, dead)
+        if metrics is not None:
             metrics.answers.observe_many(flight.milliseconds)
-            self._standing.completed(flight.lease)
             if dead:
                 self._metrics.route(flight.job.app, sender.route.provider).invalid_tokens(len(dead))
 
@@ -86,10 +84,18 @@ class Returns:
         self.spawn(self._conclude(lease, dead))
 
     async def _conclude(self, lease: Lease, dead: Sequence[DeadTarget]) -> None:
-        if await self._store(lambda: self._queue.complete(lease, dead, time.time())):
-            metrics = self._metrics.lane(lease.route.app, lease.route.provider, lease.job.lane)
-            metrics.completed(bytes(lease.progress.states))
-            self._standing.completed(lease)
+        await self._complete(lease, bytes(lease.progress.states), dead)
+
+    async def _complete(
+        self, lease: Lease, states: bytes | bytearray | memoryview, dead: Sequence[DeadTarget]
+    ) -> LaneMetrics | None:
+        """Store it and count `states`, which are nobody else's once it is stored; None: the lease is lost."""
+        if not await self._store(lambda: self._queue.complete(lease, dead, time.time())):
+            return None
+        metrics = self._metrics.lane(lease.route.app, lease.route.provider, lease.job.lane)
+        metrics.completed(bytes(states))
+        self._standing.completed(lease)
+        return metrics
 
     # Put off
 
