@@ -17,7 +17,7 @@ from gateway.queue.schema import BatchState, JobState
 from gateway.receipts.states import PENDING, JobStatus
 
 JOBS_KEPT = 64
-"""Of those asked for last; a job of a million deliveries takes some 50 KiB."""
+"""Of those asked for last; a job of a million deliveries takes some 90 KiB, one of ten million 1 MiB."""
 
 _ACCEPTED = bytes([State.ACCEPTED])
 _OTHERS = tuple(state for state in TERMINAL_STATES if state is not State.ACCEPTED)
@@ -32,6 +32,8 @@ FROM batches WHERE job = :job
 _GOING = """
 SELECT b.state, r.states FROM batches b JOIN receipts r USING (sequence) WHERE b.job = :job AND b.state != :done
 """
+
+_RECEIPTS = "SELECT states FROM json_each(?) JOIN receipts ON sequence = value"
 
 
 class JobRow(NamedTuple):
@@ -92,8 +94,8 @@ class JobsProgress:
         if len(self._ended) > JOBS_KEPT:
             self._ended.popitem(last=False)
         fresh = done - ended.sequences
-        columns = [only(db, "SELECT states FROM receipts WHERE sequence = ?", (int(each),))[0] for each in fresh]
-        ended.counts.update(_count(b"".join(columns)))
+        columns = every(db, _RECEIPTS, (f"[{','.join(fresh)}]",))  # one by one, a million took 9 ms instead of 2.4
+        ended.counts.update(_count(b"".join([states for (states,) in columns])))
         ended.sequences.update(fresh)
         return ended.counts
 
