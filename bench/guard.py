@@ -12,7 +12,6 @@ import asyncio
 import io
 import math
 import statistics
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import instructions, report
-from bench.processes import ProcessFailed
+from bench.repository import git
 from bench.stage import Stage, stage
 from bench.throughput import Scenario, world
 
@@ -46,10 +45,10 @@ def run(against: str, provider: str, count: int, blocks: int) -> dict[str, Any]:
     Raises:
         ProcessFailed: there is no such commit, or it does not run.
     """
-    commit = _git("rev-parse", "--verify", f"{against}^{{commit}}").decode().strip()
+    commit = git("rev-parse", "--verify", f"{against}^{{commit}}").decode().strip()
     counts = instructions.available()
     with tempfile.TemporaryDirectory(prefix="carillon-guard-") as folder:
-        with tarfile.open(fileobj=io.BytesIO(_git("archive", commit, "gateway", "providers"))) as tree:
+        with tarfile.open(fileobj=io.BytesIO(git("archive", commit, "gateway", "providers"))) as tree:
             tree.extractall(folder, filter="data")
         scenario = Scenario(provider=provider, count=count)
         measured = [asyncio.run(_block(scenario, Path(folder), ORDERS[number % 2], counts)) for number in range(blocks)]
@@ -149,11 +148,3 @@ def _report(commit: str, scenario: Scenario, measured: Sequence[_Block], counts:
         "clean": sound and not regressed,
         **report.surroundings(),
     }
-
-
-def _git(*arguments: str) -> bytes:
-    root = Path(__file__).parent.parent
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=False)
-    if done.returncode:
-        raise ProcessFailed(f"git {arguments[0]}: {done.stderr.decode().strip()}")
-    return done.stdout

@@ -9,14 +9,14 @@ import os
 import platform
 import ssl
 import statistics
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
 from bench.ledger import Balance
+from bench.processes import ProcessFailed
+from bench.repository import git
 from bench.stage import Measured
 
 _PACKAGES = ("carillon", "aiohttp", "apsw", "cryptography", "msgspec", "uvloop")
@@ -101,15 +101,13 @@ def surroundings() -> dict[str, Any]:
 def origin() -> dict[str, str]:
     """Of which commit, and when; a working tree with changes says so, apart from results and their pages, which a run
     changes itself."""
-    commit = _git("rev-parse", "--short=10", "HEAD").stdout.strip() or "unknown"
-    changed = _git("diff", "--quiet", "HEAD", "--", ":/", ":/!bench/results", ":/!docs").returncode == 1
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
+    try:
+        commit = git("rev-parse", "--short=10", "HEAD").decode().strip()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":/!bench/results", ":/!docs")
+    except ProcessFailed:
+        return {"commit": "unknown", "date": now}
     return {"commit": f"{commit}-dirty" if changed else commit, "date": now}
-
-
-def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["git", *arguments]
-    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
 
 
 def print_json(report: dict[str, Any]) -> None:
