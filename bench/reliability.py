@@ -33,8 +33,9 @@ accepted recipients without their receipt or with one of an acceptance that no s
 and notifications that nobody is owed; *duplicates* are notifications that a service took once more, with the number
 that the faults of the run allow.
 """
+
 LANES = "4"
-"""Attacks at a time, beside those that are commands: half of their time they wait for something to end."""
+"""Attacks at a time on two processors, beside those that are commands: many of them wait more than they work."""
 
 _STANDARD = frozenset(
     {"scenario", "provider", "ledger", "clean", "machine", "versions", "wall_seconds", "workers", "done", "origin"}

@@ -15,7 +15,7 @@ from .mutation import SUBJECTS, mutants
 ROW = "R27"
 ROOT = Path(__file__).parent.parent.parent
 MOST = 25
-"""Mutants of a module that are tried, drawn by a seed: a minute for the larger ones."""
+"""Mutants of a module that are tried, drawn by a seed: one to four minutes for the larger, beside others."""
 KILLED = 0.85
 
 
